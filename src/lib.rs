@@ -1,0 +1,9 @@
+//! Strongroom: a backup appliance for Linux.
+//!
+//! Rooms, from the bottom up; imports point upwards in this list only (see `ARCHITECTURE.md`).
+
+pub mod archive;
+pub mod model;
+pub mod restore;
+pub mod store;
+pub mod vault;

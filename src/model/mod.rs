@@ -1,0 +1,14 @@
+//! The nouns of Strongroom and their rules: pure data, no I/O, no async.
+
+pub mod args;
+pub mod error;
+pub mod id;
+pub mod name;
+pub mod progress;
+pub mod value;
+
+pub use args::Args;
+pub use error::{Error, ErrorKind, IoContext, Result};
+pub use id::Id;
+pub use progress::Progress;
+pub use value::{Map, Value};

@@ -1,0 +1,1 @@
+//! Restore: vault to live system, whole or by path; and export as a tar stream.

@@ -1,0 +1,274 @@
+//! A directory of this machine as an object store.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind as Io, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{ObjectMeta, ObjectStore, Space};
+use crate::model::{Error, Result};
+
+/// Where objects are written before they get their name.
+const TEMPORARY: &str = "tmp";
+
+/// Objects as files beneath one directory, which must exist.
+///
+/// A put writes `tmp/N`, syncs its data and renames it; the directories whose entries changed are
+/// remembered and synced together, so that a backup of many packs pays for few of them.
+#[derive(Debug)]
+pub struct LocalStore {
+    root: PathBuf,
+    /// Directories with entries that a loss of power could undo.
+    unsynced: Mutex<BTreeSet<PathBuf>>,
+    next: AtomicU64,
+}
+
+fn failed(what: &str, path: &Path, error: &std::io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(nix::libc::ENOSPC | nix::libc::EDQUOT) => {
+            Error::no_space(format!("cannot {what} {}: {error}; make room in the destination", path.display()))
+        }
+        _ => Error::destination_failed(format!("cannot {what} {}: {error}", path.display())),
+    }
+}
+
+impl LocalStore {
+    /// Opens the directory `root`. It must exist: a destination that vanished (an unmounted
+    /// disk, say) is never silently made anew.
+    pub fn open(root: &Path) -> Result<Self> {
+        let meta = fs::metadata(root).map_err(|e| {
+            Error::destination_failed(format!(
+                "the destination directory {} cannot be used: {e}; mount or create it",
+                root.display()
+            ))
+        })?;
+        if !meta.is_dir() {
+            return Err(Error::destination_failed(format!("{} is not a directory", root.display())));
+        }
+        Ok(Self { root: root.to_path_buf(), unsynced: Mutex::default(), next: AtomicU64::new(0) })
+    }
+
+    /// Makes the directory `root` (0700) with its parents where it does not exist, durably.
+    pub fn create_dir(root: &Path) -> Result<()> {
+        make_dirs(root)?.iter().try_for_each(|dir| sync_dir(dir))
+    }
+
+    /// Removes what puts that never finished left behind. Only for the one writer of the place.
+    pub fn sweep(&self) -> Result<()> {
+        let dir = self.root.join(TEMPORARY);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == Io::NotFound => return Ok(()),
+            Err(e) => return Err(failed("list", &dir, &e)),
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|e| failed("remove", &path, &e))?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, key: &str) -> Result<PathBuf> {
+        let fine = !key.is_empty()
+            && key.split('/').all(|part| {
+                !part.is_empty()
+                    && !part.starts_with('.')
+                    && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b))
+            });
+        if fine { Ok(self.root.join(key)) } else { Err(Error::invalid(format!("{key:?} is not an object's key"))) }
+    }
+
+    fn remember(&self, dir: &Path) {
+        if let Ok(mut unsynced) = self.unsynced.lock() {
+            unsynced.insert(dir.to_path_buf());
+        }
+    }
+
+    fn make_dirs(&self, dir: &Path) -> Result<()> {
+        make_dirs(dir)?.iter().for_each(|parent| self.remember(parent));
+        Ok(())
+    }
+
+    fn open_object(&self, key: &str) -> Result<(File, PathBuf)> {
+        let path = self.path(key)?;
+        match OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(&path) {
+            Ok(file) => Ok((file, path)),
+            Err(e) if e.kind() == Io::NotFound => Err(Error::not_found(format!("{} does not exist", path.display()))),
+            Err(e) => Err(failed("open", &path, &e)),
+        }
+    }
+}
+
+/// Makes `dir` and its missing parents; gives the parents whose entries changed.
+fn make_dirs(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut missing = Vec::new();
+    let mut at = dir;
+    while !at.exists() {
+        missing.push(at.to_path_buf());
+        match at.parent() {
+            Some(parent) => at = parent,
+            None => break,
+        }
+    }
+    let mut changed = Vec::new();
+    for path in missing.iter().rev() {
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == Io::AlreadyExists => {}
+            Err(e) => return Err(failed("create", path, &e)),
+        }
+        changed.extend(path.parent().map(Path::to_path_buf));
+    }
+    Ok(changed)
+}
+
+fn sync_dir(dir: &Path) -> Result<()> {
+    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed("sync", dir, &e))
+}
+
+impl ObjectStore for LocalStore {
+    fn put(&self, key: &str, data: &[u8]) -> Result<()> {
+        let path = self.path(key)?;
+        let unique = self.next.fetch_add(1, Ordering::Relaxed);
+        let dir = self.root.join(TEMPORARY);
+        let temporary = dir.join(format!("{}-{unique}", std::process::id()));
+        let create = || {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(nix::libc::O_NOFOLLOW)
+                .open(&temporary)
+        };
+        let mut file = match create() {
+            Err(e) if e.kind() == Io::NotFound && self.root.is_dir() => {
+                self.make_dirs(&dir)?;
+                create()
+            }
+            other => other,
+        }
+        .map_err(|e| failed("create", &temporary, &e))?;
+        let written = file.write_all(data).and_then(|()| file.sync_data());
+        drop(file);
+        let named = written.map_err(|e| failed("write", &temporary, &e)).and_then(|()| {
+            match fs::rename(&temporary, &path) {
+                Err(e) if e.kind() == Io::NotFound => {
+                    if let Some(parent) = path.parent() {
+                        self.make_dirs(parent)?;
+                    }
+                    fs::rename(&temporary, &path)
+                }
+                other => other,
+            }
+            .map_err(|e| failed("rename into", &path, &e))
+        });
+        if named.is_err() {
+            // Best effort: the error that matters is the one above, and a sweep catches the rest.
+            let _ = fs::remove_file(&temporary);
+        } else if let Some(parent) = path.parent() {
+            self.remember(parent);
+        }
+        named
+    }
+
+    fn get(&self, key: &str, limit: u64) -> Result<Vec<u8>> {
+        let (file, path) = self.open_object(key)?;
+        let mut data = Vec::new();
+        file.take(limit.saturating_add(1)).read_to_end(&mut data).map_err(|e| failed("read", &path, &e))?;
+        if u64::try_from(data.len()).unwrap_or(u64::MAX) > limit {
+            return Err(Error::damaged(format!("{} is larger than the {limit} bytes it may have", path.display())));
+        }
+        Ok(data)
+    }
+
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        let (file, path) = self.open_object(key)?;
+        let mut data = vec![0; len];
+        match file.read_exact_at(&mut data, offset) {
+            Ok(()) => Ok(data),
+            Err(e) if e.kind() == Io::UnexpectedEof => Err(Error::damaged(format!(
+                "{} ends before byte {}",
+                path.display(),
+                offset.saturating_add(len as u64)
+            ))),
+            Err(e) => Err(failed("read", &path, &e)),
+        }
+    }
+
+    fn size(&self, key: &str) -> Result<Option<u64>> {
+        let path = self.path(key)?;
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_file() => Ok(Some(meta.len())),
+            Ok(_) => Err(Error::damaged(format!("{} is not a plain file", path.display()))),
+            Err(e) if e.kind() == Io::NotFound => Ok(None),
+            Err(e) => Err(failed("look at", &path, &e)),
+        }
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
+        let top = self.path(prefix.trim_end_matches('/'))?;
+        let mut found = Vec::new();
+        let mut pending = vec![(top, prefix.to_owned())];
+        while let Some((dir, prefix)) = pending.pop() {
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries,
+                Err(e) if e.kind() == Io::NotFound && self.root.is_dir() => continue,
+                Err(e) => return Err(failed("list", &dir, &e)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|e| failed("list", &dir, &e))?;
+                // A name that is not UTF-8 cannot be an object of ours.
+                let Ok(name) = entry.file_name().into_string() else { continue };
+                let meta = match entry.metadata() {
+                    Ok(meta) => meta,
+                    Err(e) if e.kind() == Io::NotFound => continue,
+                    Err(e) => return Err(failed("look at", &entry.path(), &e)),
+                };
+                let key = format!("{prefix}{name}");
+                if meta.is_dir() {
+                    pending.push((entry.path(), format!("{key}/")));
+                } else if meta.is_file() {
+                    found.push(ObjectMeta { key, size: meta.len() });
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        let path = self.path(key)?;
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                if let Some(parent) = path.parent() {
+                    self.remember(parent);
+                }
+                Ok(())
+            }
+            Err(e) if e.kind() == Io::NotFound => Ok(()),
+            Err(e) => Err(failed("remove", &path, &e)),
+        }
+    }
+
+    fn sync(&self) -> Result<()> {
+        let dirs = match self.unsynced.lock() {
+            Ok(mut unsynced) => std::mem::take(&mut *unsynced),
+            Err(_) => return Err(Error::failed("the list of unsynced directories was lost to an earlier failure")),
+        };
+        for dir in &dirs {
+            if let Err(e) = sync_dir(dir) {
+                dirs.iter().for_each(|d| self.remember(d));
+                return Err(e);
+            }
+        }
+        Ok(())
+    }
+
+    fn space(&self) -> Result<Space> {
+        let stat = nix::sys::statvfs::statvfs(&self.root)
+            .map_err(|e| failed("look at the room of", &self.root, &std::io::Error::from(e)))?;
+        Ok(Space { free: Some(u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size())) })
+    }
+}
