@@ -107,15 +107,18 @@ struct Frame {
     ahead: Vec<(usize, Vec<u8>)>,
 }
 
+/// An inode across file systems.
+type Inode = ((u32, u32), u64);
+
 struct Walker<'a> {
     context: &'a Context<'a>,
     request: &'a BackupRequest,
     excludes: Excludes,
     mounts: Mounts,
     owners: Owners,
-    never: HashSet<((u32, u32), u64)>,
+    never: HashSet<Inode>,
     /// First names of inodes with several: how many names are still to come, and the path.
-    links: HashMap<((u32, u32), u64), (u32, Vec<u8>)>,
+    links: HashMap<Inode, (u32, Vec<u8>)>,
     cache: CacheReader,
     new_cache: Option<CacheWriter>,
     cache_queue: VecDeque<Arc<Directory>>,
