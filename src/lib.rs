@@ -8,5 +8,6 @@ pub mod jobs;
 pub mod model;
 pub mod restore;
 pub mod service;
+pub mod source;
 pub mod store;
 pub mod vault;

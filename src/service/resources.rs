@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use regex_automata::meta::Regex;
 
 use super::fields::{self, Fields};
 use super::page::Page;
@@ -336,10 +337,10 @@ pub(super) fn open_jobs(t: &impl Tables) -> Result<Vec<Job>> {
 }
 
 /// A regular expression that must match a whole name; a lone `*` means all.
-fn name_regex(text: &str) -> Result<regex::Regex> {
+fn name_regex(text: &str) -> Result<Regex> {
     let pattern = if text == "*" { ".*" } else { text };
-    regex::RegexBuilder::new(&format!("^(?:{pattern})$"))
-        .size_limit(1 << 20)
-        .build()
+    Regex::builder()
+        .configure(Regex::config().nfa_size_limit(Some(1 << 20)))
+        .build(&format!("^(?:{pattern})$"))
         .map_err(|_| Error::invalid(format!("name_regex is {text:?}, which is not a regular expression")))
 }
