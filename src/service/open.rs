@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::{Service, locked};
 use crate::catalog::{Destination, Tables, VaultRow, private_dir};
 use crate::model::{Error, ErrorKind, Id, IoContext, Result};
-use crate::store::{LocalStore, ObjectStore};
+use crate::store::{LocalStore, ObjectMeta, ObjectStore, Space};
 use crate::vault::{self, MasterKey, NewVault, Secret, Vault};
 
 /// Decoded segments kept per vault.
@@ -30,7 +30,54 @@ impl OpenVault {
     pub fn own_slot(&self) -> Result<Option<Id>> {
         let Some(path) = &self.key_file else { return Ok(None) };
         let secret = read_key_file(path)?;
-        vault::slots::find(&**self.vault.store(), self.vault.uuid(), &secret)
+        for slot in self.vault.key_slots()? {
+            let one = OneSlot { store: &**self.vault.store(), id: slot.id.hex() };
+            if vault::slots::unlock(&one, self.vault.uuid(), &secret).is_ok() {
+                return Ok(Some(slot.id));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A store that shows one key slot only, to learn which one a secret opens.
+#[derive(Debug)]
+struct OneSlot<'a> {
+    store: &'a dyn ObjectStore,
+    id: String,
+}
+
+impl ObjectStore for OneSlot<'_> {
+    fn put(&self, key: &str, _data: &[u8]) -> Result<()> {
+        Err(Error::failed(format!("{key} is not to be written here")))
+    }
+
+    fn get(&self, key: &str, limit: u64) -> Result<Vec<u8>> {
+        self.store.get(key, limit)
+    }
+
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.store.get_range(key, offset, len)
+    }
+
+    fn size(&self, key: &str) -> Result<Option<u64>> {
+        self.store.size(key)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
+        Ok(self.store.list(prefix)?.into_iter().filter(|o| o.key.ends_with(&self.id)).collect())
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        Err(Error::failed(format!("{key} is not to be removed here")))
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn space(&self) -> Result<Space> {
+        self.store.space()
     }
 }
 
