@@ -84,11 +84,6 @@ impl Attr {
         let (kind, mode, gid) = (entry.type_bits(), entry.meta.mode, entry.meta.owner.gid);
         Self { ino, kind, mode, nlink, uid, gid, rdev, size, blocks, mtime }
     }
-
-    /// Whether this is a directory.
-    pub fn is_dir(&self) -> bool {
-        self.kind == libc::S_IFDIR
-    }
 }
 
 /// Mode and owner of the directory through which a backup is entered.

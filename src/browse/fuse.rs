@@ -274,7 +274,7 @@ impl Filesystem for Fs {
         let ino = Ino(ino.0);
         let ask = move |view: &View, reply: &mut ReplyDirectoryPlus| {
             view.list(ino, offset, &mut |row| {
-                let (attr, ttl) = (file_attr(&row.attr), ttl(row.attr.ino));
+                let (attr, ttl) = (file_attr(&row.attr), if row.sure { ttl(row.attr.ino) } else { Duration::ZERO });
                 !reply.add(attr.ino, row.cookie, OsStr::from_bytes(row.name), &ttl, &attr, Generation(0))
             })
         };

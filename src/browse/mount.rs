@@ -69,7 +69,7 @@ fn parse(line: &str) -> Option<Mount> {
 fn top(point: &Path) -> Result<Option<Mount>> {
     let text = fs::read("/proc/self/mountinfo").at(|| "cannot read the list of mounts")?;
     let text = String::from_utf8_lossy(&text).into_owned();
-    Ok(text.lines().filter_map(parse).filter(|mount| mount.point == point).last())
+    Ok(text.lines().rev().filter_map(parse).find(|mount| mount.point == point))
 }
 
 /// Whether something serves the mount at `point`. Asked from a thread of its own, since the

@@ -21,6 +21,8 @@ pub enum Rows {
     Leaf(Vec<Entry>),
     /// Further nodes in the order of their names.
     Branch(Vec<Child>),
+    /// `/` itself, a directory; its entries are in its node.
+    Root(Box<Entry>),
 }
 
 /// A decoded node.
@@ -49,11 +51,13 @@ impl Sheet {
                 _ => row(1),
             }),
             Node::Branch(children) => children.iter().try_for_each(|child| row(child.totals.entries)),
+            Node::Root(root) => row(root.totals().entries.saturating_sub(1)),
         };
         counted.ok_or_else(|| Error::damaged("a directory claims more entries than can be counted"))?;
         let rows = match node {
             Node::Leaf(entries) => Rows::Leaf(entries),
             Node::Branch(children) => Rows::Branch(children),
+            Node::Root(root) => Rows::Root(root),
         };
         Ok(Self { rows, starts, total })
     }
@@ -77,6 +81,7 @@ impl Sheet {
         let rows = match &self.rows {
             Rows::Leaf(entries) => entries.iter().map(entry_weight).sum(),
             Rows::Branch(children) => children.iter().map(|c| size_of::<Child>() + c.last.len() + 16).sum::<usize>(),
+            Rows::Root(root) => entry_weight(root),
         };
         rows + self.starts.len() * 8 + 256
     }

@@ -16,7 +16,7 @@ use super::fail::{Answer, Fail};
 use super::sheet::{Rows, Sheet, Sheets};
 use super::source::TreeSource;
 
-/// Branches above branches: two levels already hold 68 billion entries.
+/// A root and branches above branches: two levels already hold 68 billion entries.
 const MAX_LEVELS: usize = 6;
 
 /// A directory on the way to an entry.
@@ -53,7 +53,7 @@ impl Spot {
     pub fn entry(&self) -> Answer<&Entry> {
         match &self.sheet.rows {
             Rows::Leaf(entries) => entries.get(self.row).ok_or(Fail::Errno(Errno::ESTALE)),
-            Rows::Branch(_) => Err(Fail::Errno(Errno::ESTALE)),
+            _ => Err(Fail::Errno(Errno::ESTALE)),
         }
     }
 
@@ -87,6 +87,15 @@ impl Tree {
     /// The root directory.
     pub fn root(&self) -> Dir {
         self.root
+    }
+
+    /// Gives `look` the archived entry of the root directory, if the backup has one.
+    pub fn root_entry<T>(&self, look: impl FnOnce(Option<&Entry>) -> T) -> Answer<T> {
+        let sheet = self.sheets.get(&self.source, &self.root.node, self.root.entries)?;
+        Ok(match &sheet.rows {
+            Rows::Root(root) => look(Some(root)),
+            _ => look(None),
+        })
     }
 
     /// Where blobs come from.
@@ -134,6 +143,7 @@ impl Tree {
                     let child = children.get(row).ok_or(Errno::ESTALE)?;
                     (node, total, rest) = (child.node, child.totals.entries, rest - start);
                 }
+                Rows::Root(root) => node = below(root, &node)?,
             }
         }
         Err(too_deep())
@@ -161,6 +171,7 @@ impl Tree {
                     number = number.saturating_add(sheet.start(row));
                     (node, total) = (child.node, child.totals.entries);
                 }
+                Rows::Root(root) => node = below(root, &node)?,
             }
         }
         Err(too_deep())
@@ -217,6 +228,7 @@ impl Tree {
                     }
                 }
             }
+            Rows::Root(root) => return self.list_node(&below(root, node)?, total, first, from, levels, each),
         }
         Ok(true)
     }
@@ -243,6 +255,14 @@ impl Tree {
             }
         }
         Ok(number)
+    }
+}
+
+/// The node of the root directory's entries.
+fn below(root: &Entry, node: &Id) -> Answer<Id> {
+    match Dir::of(0, root) {
+        Some(dir) if dir.node != *node => Ok(dir.node),
+        _ => Err(too_deep()),
     }
 }
 

@@ -22,7 +22,7 @@ use super::ino::Ino;
 use super::sheet::Sheets;
 use super::source::{TreeSource, VaultSource};
 use super::tree::Dir;
-use super::types::{BackupView, VaultAccess};
+use super::types::{BackupView, Policy, VaultAccess};
 use super::virtuals::Change;
 use super::world::{Mounted, World};
 
@@ -41,6 +41,8 @@ pub struct Row<'a> {
     pub name: &'a [u8],
     /// What it names. For `.` and `..` only the number and the kind are right.
     pub attr: Attr,
+    /// Whether the attributes are right; if not they must be asked for before they are used.
+    pub sure: bool,
 }
 
 /// Everything that can be seen, and how to read it.
@@ -124,7 +126,7 @@ impl View {
         let dots = |parent: Ino, each: &mut dyn FnMut(Row<'_>) -> bool| {
             let rows = [(1, &b"."[..], ino), (2, &b".."[..], parent)];
             let mut rest = rows.into_iter().filter(|(at, ..)| *at > cookie);
-            rest.all(|(cookie, name, ino)| each(Row { cookie, name, attr: bare(ino) }))
+            rest.all(|(cookie, name, ino)| each(Row { cookie, name, attr: bare(ino), sure: false }))
         };
         // Rows of entries come after the two dots.
         let after = cookie.saturating_sub(2);
@@ -135,8 +137,12 @@ impl View {
                 return Ok(());
             }
             for (row, name, child) in world.virtuals().list(ino, after).ok_or(Errno::ENOTDIR)? {
-                let Ok(attr) = virtual_attr(&world, child) else { continue };
-                if !each(Row { cookie: row + 2, name, attr }) {
+                // What is not in memory is left to be asked for: there may be very many backups.
+                let (attr, sure) = match virtual_attr(&world, child) {
+                    Ok(attr) => (attr, true),
+                    Err(_) => (Attr { mode: 0o700, ..bare(child) }, false),
+                };
+                if !each(Row { cookie: row + 2, name, attr, sure }) {
                     break;
                 }
             }
@@ -158,14 +164,21 @@ impl View {
         }
         mounted.tree.list(&dir, after, &mut |number, entry| {
             let attr = entry_attr(&mounted, ino, &dirs, number, entry)?;
-            Ok(each(Row { cookie: number - dir.number + 2, name: &entry.name, attr }))
+            Ok(each(Row { cookie: number - dir.number + 2, name: &entry.name, attr, sure: true }))
         })
     }
 
     /// Gives `look` the extended attributes of an inode.
     pub fn xattrs<T>(&self, ino: Ino, look: impl FnOnce(&[(Vec<u8>, Vec<u8>)]) -> Answer<T>) -> Answer<T> {
-        if ino.is_virtual() || ino.number() == 0 {
+        if ino.is_virtual() {
             return look(&[]);
+        }
+        if ino.number() == 0 {
+            let mounted = self.mounted(ino)?;
+            return match mounted.view.policy {
+                Policy::Strict => mounted.tree.root_entry(|root| look(root.map_or(&[], |r| &r.meta.xattrs)))?,
+                _ => look(&[]),
+            };
         }
         self.entry(ino, |_, entry| look(&entry.meta.xattrs))
     }
@@ -330,12 +343,10 @@ impl View {
 
 /// The attributes of a virtual inode or of a backup's root directory.
 fn virtual_attr(world: &World, ino: Ino) -> Answer<Attr> {
-    let attr = if ino.is_virtual() {
-        world.virtuals().attr(ino)
-    } else {
-        world.mounted(ino.slot()).map(|mounted| mounted.root(ino.slot()))
-    };
-    attr.ok_or(Fail::Errno(Errno::ESTALE))
+    if ino.is_virtual() {
+        return world.virtuals().attr(ino).ok_or(Fail::Errno(Errno::ESTALE));
+    }
+    world.mounted(ino.slot()).ok_or(Errno::ESTALE)?.root(ino.slot())
 }
 
 /// The attributes of an entry of the last of `dirs`, which has the inode `parent`.

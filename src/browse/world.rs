@@ -9,6 +9,7 @@ use crate::model::{Error, Result};
 use crate::vault::tree::Time;
 
 use super::attr::{self, Attr};
+use super::fail::Answer;
 use super::ino::{Ino, MAX_SLOT, ROOT};
 use super::sheet::Sheets;
 use super::source::TreeSource;
@@ -31,9 +32,17 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// The attributes of its root directory as seen in `slot`.
-    pub fn root(&self, slot: u64) -> Attr {
-        Attr::root(Ino::new(slot, 0), self.view.policy, self.created)
+    /// The attributes of its root directory as seen in `slot`: the archived ones where they
+    /// decide who may enter, else those that let in the one who may.
+    pub fn root(&self, slot: u64) -> Answer<Attr> {
+        let (ino, policy, created) = (Ino::new(slot, 0), self.view.policy, self.created);
+        if policy != Policy::Strict {
+            return Ok(Attr::root(ino, policy, created));
+        }
+        self.tree.root_entry(|entry| match entry {
+            Some(entry) => Attr::entry(ino, entry, policy, created),
+            None => Attr::root(ino, policy, created),
+        })
     }
 }
 
