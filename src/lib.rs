@@ -4,6 +4,7 @@
 
 pub mod archive;
 pub mod bus;
+pub mod cli;
 pub mod model;
 pub mod restore;
 pub mod service;

@@ -1,6 +1,10 @@
 //! The calling side: a thin client of the Manager, in the model's terms.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+
 use serde::Serialize;
+use zbus::export::futures_core::Stream;
 use zbus::proxy::MethodFlags;
 use zbus::wire::{DynamicDeserialize, DynamicType, OwnedObjectPath};
 use zbus::{Connection, Proxy};
@@ -87,7 +91,7 @@ impl Client {
     }
 
     /// The signals of one name, from now on.
-    pub async fn signals(&self, name: &'static str) -> Result<zbus::MessageStream> {
+    pub async fn signals(&self, name: &'static str) -> Result<Signals> {
         let rule = zbus::MatchRule::builder()
             .msg_type(zbus::message::Type::Signal)
             .sender(NAME)
@@ -96,7 +100,24 @@ impl Client {
             .member(name)
             .build()
             .map_err(from_call)?;
-        zbus::MessageStream::for_match_rule(rule, self.connection(), None).await.map_err(from_call)
+        zbus::MessageStream::for_match_rule(rule, self.connection(), None).await.map(Signals).map_err(from_call)
+    }
+}
+
+/// Signals as they arrive.
+#[derive(Debug)]
+pub struct Signals(zbus::MessageStream);
+
+impl Signals {
+    /// The next one; waits for ever when the bus has gone.
+    pub async fn next(&mut self) -> zbus::Message {
+        loop {
+            match poll_fn(|context| Pin::new(&mut self.0).poll_next(context)).await {
+                Some(Ok(message)) => return message,
+                Some(Err(_)) => {}
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 
