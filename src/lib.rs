@@ -4,7 +4,9 @@
 
 pub mod archive;
 pub mod browse;
+pub mod bus;
 pub mod catalog;
+pub mod cli;
 pub mod jobs;
 pub mod model;
 pub mod restore;
