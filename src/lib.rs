@@ -5,5 +5,6 @@
 pub mod archive;
 pub mod model;
 pub mod restore;
+pub mod source;
 pub mod store;
 pub mod vault;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{Error, Id, Progress, Result};
+pub use crate::vault::Compression;
 use crate::vault::Vault;
 use crate::vault::tree::Totals;
 
@@ -22,27 +23,10 @@ pub struct BackupRequest {
     pub reread: bool,
     /// The resource's change cache; made anew if missing, damaged or of another vault.
     pub change_cache: PathBuf,
-    /// Compression level of zstd, or `None` to store plain.
+    /// How segments are compressed.
     pub compression: Compression,
     /// How many workers; 0 means one per core.
     pub workers: usize,
-}
-
-/// How segments are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// zstd at a level from 1 to 22.
-    Zstd(u8),
-    /// gzip at a level from 1 to 9.
-    Gzip(u8),
-}
-
-impl Default for Compression {
-    fn default() -> Self {
-        Self::Zstd(3)
-    }
 }
 
 /// One file that could not be read, or changed while it was.

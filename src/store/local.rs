@@ -269,6 +269,6 @@ impl ObjectStore for LocalStore {
     fn space(&self) -> Result<Space> {
         let stat = nix::sys::statvfs::statvfs(&self.root)
             .map_err(|e| failed("look at the room of", &self.root, &std::io::Error::from(e)))?;
-        Ok(Space { free: Some(u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size())) })
+        Ok(Space { free: Some(stat.blocks_available().saturating_mul(stat.fragment_size())) })
     }
 }

@@ -2,24 +2,18 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use uuid::Uuid;
 
-use super::manifest::Manifest;
-use super::tree::{Content, Entry, Node, Part};
-use crate::model::{Error, Id, Result};
+use super::cache::SegmentCache;
+use super::config::{self, VaultConfig};
+use super::index::{Found, IndexObject, LocalIndex};
+use super::pack::{self, PackRecord};
+use super::seal::{Keys, MasterKey};
+use super::slots::{self, Secret, SlotInfo, SlotKind};
+use crate::model::{Error, ErrorKind, Id, Result};
 use crate::store::ObjectStore;
-
-/// The key from which all keys of a vault are derived.
-#[derive(Clone, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
-pub struct MasterKey(pub [u8; 32]);
-
-impl std::fmt::Debug for MasterKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("MasterKey")
-    }
-}
 
 /// What a new vault is to be.
 #[derive(Debug)]
@@ -28,12 +22,14 @@ pub struct NewVault {
     pub uuid: Uuid,
     /// Its key; `None` makes an unencrypted vault.
     pub master: Option<MasterKey>,
+    /// The secret of its key file; needed where there is a master key.
+    pub key_file: Option<Secret>,
 }
 
 /// A blob's plain bytes, verified against its id; shares its segment's memory.
 #[derive(Debug, Clone)]
 pub struct Blob {
-    segment: Arc<[u8]>,
+    segment: Arc<Vec<u8>>,
     start: usize,
     end: usize,
 }
@@ -61,105 +57,219 @@ pub struct Location {
 /// An open vault: cheap to share, safe to use from many threads.
 #[derive(Debug)]
 pub struct Vault {
-    uuid: Uuid,
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) keys: Keys,
+    dir: PathBuf,
+    index: RwLock<Arc<LocalIndex>>,
+    /// Held while the index is replaced.
+    replacing: Mutex<()>,
+    cache: SegmentCache,
+    pub(super) machine: OnceLock<Uuid>,
 }
 
 impl Vault {
-    /// Makes a vault in an empty place. Doing it again with the same uuid and key is no error.
-    pub fn create(_store: &dyn ObjectStore, _new: &NewVault) -> Result<()> {
-        Err(Error::failed("not built yet"))
+    /// Makes a vault in an empty place: key slot first, `vault.json` last, so that a vault that
+    /// can be seen can be opened. Doing it again with the same uuid and secret is no error.
+    pub fn create(store: &dyn ObjectStore, new: &NewVault) -> Result<()> {
+        let config = VaultConfig { format: super::seal::FORMAT, uuid: new.uuid, encrypted: new.master.is_some() };
+        match config::read_config(store) {
+            Ok(there) if there == config => return Ok(()),
+            Ok(there) => {
+                return Err(Error::invalid_state(format!(
+                    "the destination holds the vault {} already; use an empty directory",
+                    there.uuid
+                )));
+            }
+            Err(e) if e.kind == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        if let Some(master) = &new.master {
+            let secret =
+                new.key_file.as_ref().ok_or_else(|| Error::failed("an encrypted vault was given no key file"))?;
+            if slots::unlock(store, new.uuid, secret).is_err() {
+                slots::add(store, new.uuid, master, SlotKind::File, secret)?;
+            }
+        }
+        config::write_config(store, &config)?;
+        store.sync()
     }
 
     /// Opens the vault in `store`. `master` must be its key, or `None` if it is unencrypted.
     /// The local index is kept beneath `cache_dir` (one directory per vault, made if missing).
     /// `memory` bounds the cache of decoded segments, in bytes.
     pub fn open(
-        _store: Arc<dyn ObjectStore>,
-        _master: Option<MasterKey>,
-        _cache_dir: &Path,
-        _memory: usize,
+        store: Arc<dyn ObjectStore>,
+        master: Option<MasterKey>,
+        cache_dir: &Path,
+        memory: usize,
     ) -> Result<Arc<Self>> {
-        Err(Error::failed("not built yet"))
+        let config = config::read_config(&*store).map_err(|e| match e.kind {
+            ErrorKind::NotFound => Error::destination_failed(e.message),
+            _ => e,
+        })?;
+        if config.encrypted != master.is_some() {
+            return Err(Error::damaged(if config.encrypted {
+                "the vault is encrypted, and no key was given for it"
+            } else {
+                "vault.json says that the vault is not encrypted, but there is a key for it"
+            }));
+        }
+        let keys = Keys::new(config.uuid, master);
+        let dir = cache_dir.join(config.uuid.to_string());
+        let index = LocalIndex::load(&dir.join("index"), &*store, &keys)?;
+        Ok(Arc::new(Self {
+            store,
+            keys,
+            dir,
+            index: RwLock::new(Arc::new(index)),
+            replacing: Mutex::new(()),
+            cache: SegmentCache::new(memory),
+            machine: OnceLock::new(),
+        }))
     }
 
     /// The vault's identity.
     pub fn uuid(&self) -> Uuid {
-        self.uuid
+        self.keys.uuid()
     }
 
     /// Whether it is encrypted.
     pub fn encrypted(&self) -> bool {
-        true
+        self.keys.master().is_some()
+    }
+
+    /// Where its objects rest.
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// The directory of this vault's local files.
+    pub fn cache_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Fails as `DestinationFailed` unless the store still holds this very vault: a destination
+    /// that was emptied or exchanged is never written to.
+    pub fn check_identity(&self) -> Result<()> {
+        match config::read_config(&*self.store) {
+            Ok(config) if config.uuid == self.uuid() && config.encrypted == self.encrypted() => Ok(()),
+            Ok(config) => Err(Error::destination_failed(format!(
+                "the destination holds the vault {} where {} is expected",
+                config.uuid,
+                self.uuid()
+            ))),
+            Err(e) => Err(Error::destination_failed(format!("the vault {} is not there: {e}", self.uuid()))),
+        }
+    }
+
+    /// The index as it is now.
+    pub(super) fn index(&self) -> Arc<LocalIndex> {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the index by what `change` makes of it; one change at a time.
+    pub(super) fn replace_index<T>(&self, change: impl FnOnce(&LocalIndex) -> Result<(LocalIndex, T)>) -> Result<T> {
+        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (index, result) = change(&self.index())?;
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
+        Ok(result)
+    }
+
+    /// Publishes packs: what was stored is made durable, then an index object that lists them.
+    pub(super) fn publish(&self, packs: Vec<PackRecord>) -> Result<()> {
+        self.store.sync()?;
+        let object = IndexObject { supersedes: Vec::new(), packs };
+        let id = object.put(&*self.store, &self.keys)?;
+        self.replace_index(|index| Ok((index.with(id, &object.supersedes, &object.packs)?, ())))
     }
 
     /// Brings the local index up to what the store holds now (another process may have written).
     pub fn refresh(&self) -> Result<()> {
-        Err(Error::failed("not built yet"))
+        self.replace_index(|_| Ok((LocalIndex::load(&self.dir.join("index"), &*self.store, &self.keys)?, ())))
     }
 
     /// Whether the vault holds the blob.
-    pub fn contains(&self, _id: &Id) -> bool {
-        false
+    pub fn contains(&self, id: &Id) -> bool {
+        self.index().contains(id)
     }
 
     /// Where the blob lies, if the vault holds it.
-    pub fn locate(&self, _id: &Id) -> Option<Location> {
-        None
+    pub fn locate(&self, id: &Id) -> Option<Location> {
+        let found = self.index().find(id)?;
+        let Found { number, segment, offset, len, .. } = found;
+        Some(Location { pack: number, segment: segment.ordinal, offset, len })
     }
 
     /// A blob's plain bytes, authenticated and checked against `id`; decoded segments are kept
     /// in a bounded cache, so blobs of one segment cost one decode.
-    pub fn read_blob(&self, _id: &Id) -> Result<Blob> {
-        Err(Error::failed("not built yet"))
+    pub fn read_blob(&self, id: &Id) -> Result<Blob> {
+        let found = self.index().find(id);
+        let found = found.ok_or_else(|| Error::damaged(format!("the vault does not hold the blob {id}")))?;
+        let size = usize::try_from(found.segment.plain_len).unwrap_or(usize::MAX);
+        let slot = self.cache.slot((found.pack.id, found.segment.ordinal), size);
+        let segment = slot.get(|| self.decode(&found))?;
+        let start = usize::try_from(found.offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(usize::try_from(found.len).unwrap_or(usize::MAX));
+        let bytes =
+            segment.get(start..end).ok_or_else(|| Error::damaged(format!("the blob {id} leaves its segment")))?;
+        if !slot.is_verified(found.offset) {
+            if Id::of(bytes) != *id {
+                return Err(Error::damaged(format!("the blob {id} is not what its name says")));
+            }
+            slot.set_verified(found.offset);
+        }
+        Ok(Blob { segment, start, end })
     }
 
-    /// One node of a tree.
-    pub fn node(&self, _id: &Id) -> Result<Node> {
-        Err(Error::failed("not built yet"))
+    fn decode(&self, found: &Found) -> Result<Vec<u8>> {
+        let sealer = self.keys.sealer(found.pack.class, found.pack.salt)?;
+        let key = super::object::key(found.pack.class, &found.pack.id);
+        let len = usize::try_from(found.segment.stored_len).unwrap_or(usize::MAX);
+        let mut frame = self.store.get_range(&key, found.segment.offset.into(), len).map_err(|e| match e.kind {
+            ErrorKind::NotFound => Error::damaged(e.message),
+            _ => e,
+        })?;
+        let segment = found.segment;
+        pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, &mut frame)
+            .map_err(|e| e.context(key))
     }
 
-    /// All entries of a directory, over all of its nodes, sorted by name.
-    pub fn entries(&self, _node: &Id) -> Result<Vec<Entry>> {
-        Err(Error::failed("not built yet"))
+    /// Bytes of all packs.
+    pub fn stored_size(&self) -> u64 {
+        self.index().packs().map(|pack| pack.size).sum()
     }
 
-    /// One entry of a directory by name.
-    pub fn entry(&self, _node: &Id, _name: &[u8]) -> Result<Option<Entry>> {
-        Err(Error::failed("not built yet"))
+    /// Makes a recovery key and gives its printable form, which is kept nowhere.
+    pub fn add_recovery_key(&self) -> Result<(SlotInfo, String)> {
+        let secret = Secret::random()?;
+        let slot = self.add_slot(SlotKind::Recovery, &secret)?;
+        Ok((slot, secret.to_recovery().to_string()))
     }
 
-    /// The entry at an absolute `path` beneath the root node (`/` itself has none: `None`).
-    pub fn lookup(&self, _root: &Id, _path: &Path) -> Result<Option<Entry>> {
-        Err(Error::failed("not built yet"))
+    /// Makes a slot for a key file that holds `secret`.
+    pub fn add_key_file(&self, secret: &Secret) -> Result<SlotInfo> {
+        self.add_slot(SlotKind::File, secret)
     }
 
-    /// The blobs of a content of `len` bytes, lists resolved.
-    pub fn parts(&self, _content: &Content, _len: u64) -> Result<Vec<Part>> {
-        Err(Error::failed("not built yet"))
+    fn add_slot(&self, kind: SlotKind, secret: &Secret) -> Result<SlotInfo> {
+        let master =
+            self.keys.master().ok_or_else(|| Error::invalid_state("the vault is not encrypted and has no keys"))?;
+        self.check_identity()?;
+        slots::add(&*self.store, self.uuid(), master, kind, secret)
     }
 
-    /// The ids of all manifests in the store.
-    pub fn manifests(&self) -> Result<Vec<Id>> {
-        Err(Error::failed("not built yet"))
+    /// The vault's keys, oldest first.
+    pub fn key_slots(&self) -> Result<Vec<SlotInfo>> {
+        slots::list(&*self.store, self.uuid())
     }
 
-    /// Reads a manifest.
-    pub fn manifest(&self, _id: &Id) -> Result<Manifest> {
-        Err(Error::failed("not built yet"))
+    /// Removes a key; `InvalidState` for the last one.
+    pub fn remove_key_slot(&self, id: &Id) -> Result<()> {
+        slots::remove(&*self.store, self.uuid(), id)
     }
+}
 
-    /// Publishes a backup: everything stored before it is made durable first, then it.
-    pub fn put_manifest(&self, _manifest: &Manifest) -> Result<Id> {
-        Err(Error::failed("not built yet"))
-    }
-
-    /// Deletes a backup for good: tombstone first, then the manifest. Space comes back by prune.
-    pub fn delete_manifest(&self, _id: &Id) -> Result<()> {
-        Err(Error::failed("not built yet"))
-    }
-
-    /// The directory of this vault's local index.
-    pub fn cache_dir(&self) -> PathBuf {
-        PathBuf::new()
-    }
+/// The master key of the vault in `store`, if `secret` opens it.
+pub fn unlock(store: &dyn ObjectStore, secret: &Secret) -> Result<MasterKey> {
+    slots::unlock(store, config::read_config(store)?.uuid, secret)
 }

@@ -3,10 +3,27 @@
 //! A vault is complete by itself: with its objects and one key, everything can be read back.
 //! Nothing a vault says is trusted: every byte is authenticated, every number checked.
 
+mod cache;
 pub mod codec;
+pub mod compress;
+pub mod config;
+pub mod directory;
 pub mod handle;
+pub mod index;
 pub mod manifest;
+pub mod object;
+pub mod pack;
+pub mod records;
+pub mod seal;
+pub mod slots;
 pub mod tree;
+mod trees;
+pub mod writer;
 
-pub use handle::{Blob, Location, MasterKey, NewVault, Vault};
+pub use compress::Compression;
+pub use config::{VaultConfig, read_config};
+pub use handle::{Blob, Location, NewVault, Vault, unlock};
 pub use manifest::{Machine, Manifest, Source};
+pub use seal::MasterKey;
+pub use slots::{Secret, SlotInfo, SlotKind};
+pub use writer::VaultWriter;

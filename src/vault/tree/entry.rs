@@ -275,11 +275,11 @@ impl Entry {
         }
     }
 
-    /// Reads one record; owners are looked up in the node's table.
-    pub fn decode(r: &mut Reader<'_>, owners: &[Arc<Owner>]) -> Result<Self> {
+    /// Reads one record; owners are looked up in the node's table. Only a `root` has no name.
+    pub fn decode(r: &mut Reader<'_>, owners: &[Arc<Owner>], root: bool) -> Result<Self> {
         let code = r.u8()?;
         let name = r.bytes()?;
-        if name.is_empty() || name.len() > NAME_MAX || name.contains(&b'/') || name.contains(&0) {
+        if (name.is_empty() && !root) || name.len() > NAME_MAX || name.contains(&b'/') || name.contains(&0) {
             return Err(r.bad("a name is empty, too long or has a '/' or NUL in it"));
         }
         if name == b"." || name == b".." {

@@ -11,6 +11,7 @@ use crate::vault::codec::{Reader, Writer};
 
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
+const ROOT: u8 = 3;
 
 /// A leaf gets no more entries than this.
 pub const LEAF_MAX: usize = 4096;
@@ -41,10 +42,22 @@ pub enum Node {
     Leaf(Vec<Entry>),
     /// Nodes in the order of their names.
     Branch(Vec<Child>),
+    /// The top of a backup: `/` itself, a directory whose name is empty. Its id is the backup's
+    /// checksum; readers of its entries go on to its node.
+    Root(Box<Entry>),
 }
 
 /// Encodes a leaf.
 pub fn encode_leaf<'a>(entries: impl ExactSizeIterator<Item = &'a Entry> + Clone) -> Vec<u8> {
+    encode_entries(LEAF, entries)
+}
+
+/// Encodes the top of a backup.
+pub fn encode_root(root: &Entry) -> Vec<u8> {
+    encode_entries(ROOT, std::iter::once(root))
+}
+
+fn encode_entries<'a>(kind: u8, entries: impl ExactSizeIterator<Item = &'a Entry> + Clone) -> Vec<u8> {
     let mut table: HashMap<&Owner, u64> = HashMap::new();
     let mut owners: Vec<&Owner> = Vec::new();
     for entry in entries.clone() {
@@ -55,7 +68,7 @@ pub fn encode_leaf<'a>(entries: impl ExactSizeIterator<Item = &'a Entry> + Clone
         }
     }
     let mut w = Writer { bytes: Vec::with_capacity(64 + entries.len() * 96) };
-    w.u8(LEAF);
+    w.u8(kind);
     w.uint(owners.len() as u64);
     for owner in owners {
         w.uint(owner.uid.into());
@@ -98,8 +111,16 @@ impl Node {
     pub fn decode(bytes: &[u8]) -> Result<Self> {
         let mut r = Reader::new(bytes, "a directory's node");
         let node = match r.u8()? {
-            LEAF => Self::Leaf(decode_leaf(&mut r)?),
+            LEAF => Self::Leaf(decode_entries(&mut r, false)?),
             BRANCH => Self::Branch(decode_branch(&mut r)?),
+            ROOT => {
+                let [root] = <[Entry; 1]>::try_from(decode_entries(&mut r, true)?)
+                    .map_err(|_| r.bad("a root does not have one entry"))?;
+                if !root.name.is_empty() || !root.is_dir() {
+                    return Err(r.bad("a root is not a directory without a name"));
+                }
+                Self::Root(Box::new(root))
+            }
             _ => return Err(r.bad("it is of an unknown kind")),
         };
         r.finish()?;
@@ -107,7 +128,7 @@ impl Node {
     }
 }
 
-fn decode_leaf(r: &mut Reader<'_>) -> Result<Vec<Entry>> {
+fn decode_entries(r: &mut Reader<'_>, root: bool) -> Result<Vec<Entry>> {
     let n = r.count(4)?;
     let mut owners = Vec::with_capacity(n);
     for _ in 0..n {
@@ -122,7 +143,7 @@ fn decode_leaf(r: &mut Reader<'_>) -> Result<Vec<Entry>> {
     }
     let mut entries: Vec<Entry> = Vec::with_capacity(n);
     for _ in 0..n {
-        let entry = Entry::decode(r, &owners)?;
+        let entry = Entry::decode(r, &owners, root)?;
         if entries.last().is_some_and(|last| last.name >= entry.name) {
             return Err(r.bad("its names are not sorted"));
         }

@@ -1,0 +1,12 @@
+//! Reading a live system: what is on it, and what of that belongs in a backup.
+
+pub mod capture;
+pub mod excludes;
+pub mod mounts;
+pub mod owners;
+pub mod stat;
+
+pub use excludes::Excludes;
+pub use mounts::Mounts;
+pub use owners::Owners;
+pub use stat::Stat;

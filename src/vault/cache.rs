@@ -1,0 +1,90 @@
+//! Decoded segments, kept in memory within a bound.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::model::{Id, Result};
+
+/// A segment by its pack and ordinal.
+pub type SegmentKey = (Id, u32);
+
+/// One decoded segment.
+#[derive(Debug, Default)]
+pub struct Slot {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    plain: Option<Arc<Vec<u8>>>,
+    /// Offsets of blobs whose ids were checked.
+    verified: HashSet<u32>,
+}
+
+impl Slot {
+    /// The segment's bytes, decoding them unless someone did. Others that ask meanwhile wait.
+    pub fn get(&self, decode: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<Vec<u8>>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plain) = &state.plain {
+            return Ok(plain.clone());
+        }
+        let plain = Arc::new(decode()?);
+        state.plain = Some(plain.clone());
+        Ok(plain)
+    }
+
+    /// Whether the blob at `offset` was checked already.
+    pub fn is_verified(&self, offset: u32) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).verified.contains(&offset)
+    }
+
+    /// Remembers that the blob at `offset` was checked.
+    pub fn set_verified(&self, offset: u32) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).verified.insert(offset);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    map: HashMap<SegmentKey, (Arc<Slot>, usize, u64)>,
+    bytes: usize,
+    clock: u64,
+}
+
+/// The most recently used segments, up to a number of bytes.
+#[derive(Debug)]
+pub struct SegmentCache {
+    slots: Mutex<Slots>,
+    limit: usize,
+}
+
+impl SegmentCache {
+    /// A cache of at most `limit` bytes (one segment is always kept).
+    pub fn new(limit: usize) -> Self {
+        Self { slots: Mutex::default(), limit }
+    }
+
+    /// The slot of a segment of `size` plain bytes, made if it is not there.
+    pub fn slot(&self, key: SegmentKey, size: usize) -> Arc<Slot> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.clock += 1;
+        let clock = slots.clock;
+        if let Some((slot, _, used)) = slots.map.get_mut(&key) {
+            *used = clock;
+            return slot.clone();
+        }
+        // Few segments fit, so the oldest is found by looking at all.
+        while slots.bytes + size > self.limit {
+            let Some(oldest) = slots.map.iter().min_by_key(|(_, (_, _, used))| *used).map(|(key, _)| *key) else {
+                break;
+            };
+            if let Some((_, size, _)) = slots.map.remove(&oldest) {
+                slots.bytes -= size;
+            }
+        }
+        let slot = Arc::<Slot>::default();
+        slots.bytes += size;
+        slots.map.insert(key, (slot.clone(), size, clock));
+        slot
+    }
+}

@@ -1,0 +1,123 @@
+//! Compression of one record at a time.
+
+use std::io::{Read, Write};
+
+use crate::model::{Error, Result};
+
+/// How new records are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// zstd at a level from 1 to 22.
+    Zstd(u8),
+    /// gzip at a level from 1 to 9.
+    Gzip(u8),
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Zstd(3)
+    }
+}
+
+impl std::str::FromStr for Compression {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self> {
+        let (name, level) = text.split_once(':').map_or((text, None), |(n, l)| (n, Some(l.parse::<u8>())));
+        match (name, level) {
+            ("none", None) => Ok(Self::None),
+            ("zstd", None) => Ok(Self::Zstd(3)),
+            ("zstd", Some(Ok(n @ 1..=22))) => Ok(Self::Zstd(n)),
+            ("gzip", None) => Ok(Self::Gzip(6)),
+            ("gzip", Some(Ok(n @ 1..=9))) => Ok(Self::Gzip(n)),
+            _ => Err(Error::invalid(format!(
+                "compression is {text:?}; it must be zstd:1 to zstd:22, gzip:1 to gzip:9 or none"
+            ))),
+        }
+    }
+}
+
+impl std::fmt::Display for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Zstd(n) => write!(f, "zstd:{n}"),
+            Self::Gzip(n) => write!(f, "gzip:{n}"),
+        }
+    }
+}
+
+/// The record is stored as it is.
+pub const PLAIN: u8 = 0;
+const ZSTD: u8 = 1;
+const GZIP: u8 = 2;
+
+/// Compresses records, keeping what can be reused between them.
+pub struct Compressor {
+    method: Compression,
+    zstd: Option<zstd::bulk::Compressor<'static>>,
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Compressor({})", self.method)
+    }
+}
+
+impl Compressor {
+    /// A compressor by `method`.
+    pub fn new(method: Compression) -> Result<Self> {
+        let zstd = match method {
+            Compression::Zstd(level) => Some(
+                zstd::bulk::Compressor::new(level.into())
+                    .map_err(|e| Error::failed(format!("cannot set up compression: {e}")))?,
+            ),
+            _ => None,
+        };
+        Ok(Self { method, zstd })
+    }
+
+    /// Compresses `plain` into `out` (cleared first) and gives the codec. What does not shrink
+    /// by 3 % is stored as it is, which costs readers nothing.
+    pub fn compress(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<u8> {
+        out.clear();
+        let failed = |e: std::io::Error| Error::failed(format!("cannot compress: {e}"));
+        let codec = match (self.method, &mut self.zstd) {
+            (Compression::Zstd(_), Some(zstd)) => {
+                out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+                zstd.compress_to_buffer(plain, out).map_err(failed)?;
+                ZSTD
+            }
+            (Compression::Gzip(level), _) => {
+                let mut gzip = flate2::write::GzEncoder::new(&mut *out, flate2::Compression::new(level.into()));
+                gzip.write_all(plain).and_then(|()| gzip.finish().map(drop)).map_err(failed)?;
+                GZIP
+            }
+            _ => PLAIN,
+        };
+        if codec == PLAIN || out.len() > plain.len() - plain.len() / 32 {
+            out.clear();
+            out.extend_from_slice(plain);
+            return Ok(PLAIN);
+        }
+        Ok(codec)
+    }
+}
+
+/// Undoes compression. `plain_len` is authenticated with the record; no more is ever allocated.
+pub fn decompress(codec: u8, data: &[u8], plain_len: usize) -> Result<Vec<u8>> {
+    let bad = |why: &str| Error::damaged(format!("a record cannot be decompressed: {why}"));
+    let plain = match codec {
+        PLAIN => data.to_vec(),
+        ZSTD => zstd::bulk::decompress(data, plain_len).map_err(|e| bad(&e.to_string()))?,
+        GZIP => {
+            let mut plain = Vec::with_capacity(plain_len);
+            let limit = u64::try_from(plain_len).unwrap_or(u64::MAX).saturating_add(1);
+            flate2::read::GzDecoder::new(data).take(limit).read_to_end(&mut plain).map_err(|e| bad(&e.to_string()))?;
+            plain
+        }
+        _ => return Err(bad("its codec is unknown")),
+    };
+    if plain.len() == plain_len { Ok(plain) } else { Err(bad("its length is not what was promised")) }
+}
