@@ -1,12 +1,25 @@
 //! Backup: source to vault.
+//!
+//! One thread walks the source in sorted order and compares it with the resource's change cache;
+//! workers read what changed; a directory whose entries are all there becomes a node, and so up to
+//! the root. See [`walker`], [`reader`], [`tree`], [`cache`].
+
+pub mod cache;
+pub mod errors;
+mod reader;
+mod tree;
+mod walker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::model::{Error, Id, Progress, Result};
 pub use crate::vault::Compression;
+
+use crate::model::{Id, IoContext, Progress, Result};
 use crate::vault::Vault;
 use crate::vault::tree::Totals;
+
+pub use errors::{PathError, read_errors};
 
 /// What to back up, and how.
 #[derive(Debug, Clone, Default)]
@@ -29,21 +42,10 @@ pub struct BackupRequest {
     pub workers: usize,
 }
 
-/// One file that could not be read, or changed while it was.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathError {
-    /// Its absolute path, as raw bytes.
-    pub path: Vec<u8>,
-    /// A stable code: `unreadable`, `vanished`, `changed`, `unsupported`.
-    pub code: String,
-    /// What the system said.
-    pub message: String,
-}
-
 /// What a backup put into the vault. Its manifest is the caller's to write.
 #[derive(Debug, Clone)]
 pub struct BackupOutcome {
-    /// The node of `/`: the backup's checksum.
+    /// The root of the tree: the backup's checksum.
     pub root: Id,
     /// What is beneath it.
     pub totals: Totals,
@@ -57,17 +59,14 @@ pub struct BackupOutcome {
 
 /// Backs up into the vault. Nothing refers to what was stored until the caller publishes a
 /// manifest; the change cache is replaced by [`commit_cache`] after that.
-pub fn backup(_vault: &Arc<Vault>, _request: &BackupRequest, _progress: &Progress) -> Result<BackupOutcome> {
-    Err(Error::failed("not built yet"))
+pub fn backup(vault: &Arc<Vault>, request: &BackupRequest, progress: &Progress) -> Result<BackupOutcome> {
+    walker::run(vault, request, progress)
 }
 
 /// Makes the change cache that the last [`backup`] wrote beside `change_cache` the current one;
 /// call it once the backup's manifest is published.
-pub fn commit_cache(_request: &BackupRequest) -> Result<()> {
-    Ok(())
-}
-
-/// Reads the list of errors of a backup.
-pub fn read_errors(_vault: &Vault, _list: &Id) -> Result<Vec<PathError>> {
-    Err(Error::failed("not built yet"))
+pub fn commit_cache(request: &BackupRequest) -> Result<()> {
+    let new = cache::new_path(&request.change_cache);
+    std::fs::rename(&new, &request.change_cache)
+        .at(|| format!("cannot put {} in place", request.change_cache.display()))
 }

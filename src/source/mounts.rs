@@ -110,14 +110,13 @@ impl Mounts {
             let point = head.nth(3)?;
             let fs = tail.split(' ').next()?;
             let beneath = |dir: &&str| point == *dir || point.strip_prefix(*dir).is_some_and(|p| p.starts_with('/'));
-            let kind =
-                if PSEUDO.contains(&fs) || (matches!(fs, "tmpfs" | "ramfs") && VOLATILE.iter().any(beneath)) {
-                    MountKind::Pseudo
-                } else if NETWORK.contains(&fs) {
-                    MountKind::Network
-                } else {
-                    MountKind::Real
-                };
+            let kind = if PSEUDO.contains(&fs) || (matches!(fs, "tmpfs" | "ramfs") && VOLATILE.iter().any(beneath)) {
+                MountKind::Pseudo
+            } else if NETWORK.contains(&fs) {
+                MountKind::Network
+            } else {
+                MountKind::Real
+            };
             Some((id, kind))
         };
         Self { kinds: table.lines().filter_map(kind).collect() }

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::cache::SegmentCache;
 use super::config::{self, VaultConfig};
+use super::gate::Gate;
 use super::index::{Found, IndexObject, LocalIndex};
 use super::pack::{self, PackRecord};
 use super::seal::{Keys, MasterKey};
@@ -64,6 +65,7 @@ pub struct Vault {
     /// Held while the index is replaced.
     replacing: Mutex<()>,
     cache: SegmentCache,
+    pub(super) gate: Gate,
     pub(super) machine: OnceLock<Uuid>,
 }
 
@@ -124,6 +126,7 @@ impl Vault {
             index: RwLock::new(Arc::new(index)),
             replacing: Mutex::new(()),
             cache: SegmentCache::new(memory),
+            gate: Gate::default(),
             machine: OnceLock::new(),
         }))
     }
@@ -203,8 +206,22 @@ impl Vault {
     /// A blob's plain bytes, authenticated and checked against `id`; decoded segments are kept
     /// in a bounded cache, so blobs of one segment cost one decode.
     pub fn read_blob(&self, id: &Id) -> Result<Blob> {
+        match self.read_found(id) {
+            // A prune may have moved the blob since this index was loaded.
+            Err(e) if e.kind == ErrorKind::NotFound => {
+                self.refresh()?;
+                self.read_found(id).map_err(|e| match e.kind {
+                    ErrorKind::NotFound => Error::damaged(e.message),
+                    _ => e,
+                })
+            }
+            other => other,
+        }
+    }
+
+    fn read_found(&self, id: &Id) -> Result<Blob> {
         let found = self.index().find(id);
-        let found = found.ok_or_else(|| Error::damaged(format!("the vault does not hold the blob {id}")))?;
+        let found = found.ok_or_else(|| Error::not_found(format!("the vault does not hold the blob {id}")))?;
         let size = usize::try_from(found.segment.plain_len).unwrap_or(usize::MAX);
         let slot = self.cache.slot((found.pack.id, found.segment.ordinal), size);
         let segment = slot.get(|| self.decode(&found))?;
@@ -225,10 +242,7 @@ impl Vault {
         let sealer = self.keys.sealer(found.pack.class, found.pack.salt)?;
         let key = super::object::key(found.pack.class, &found.pack.id);
         let len = usize::try_from(found.segment.stored_len).unwrap_or(usize::MAX);
-        let mut frame = self.store.get_range(&key, found.segment.offset.into(), len).map_err(|e| match e.kind {
-            ErrorKind::NotFound => Error::damaged(e.message),
-            _ => e,
-        })?;
+        let mut frame = self.store.get_range(&key, found.segment.offset.into(), len)?;
         let segment = found.segment;
         pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, &mut frame)
             .map_err(|e| e.context(key))

@@ -4,15 +4,19 @@
 //! Nothing a vault says is trusted: every byte is authenticated, every number checked.
 
 mod cache;
+pub mod check;
 pub mod codec;
 pub mod compress;
 pub mod config;
 pub mod directory;
+mod gate;
 pub mod handle;
 pub mod index;
 pub mod manifest;
+pub mod mark;
 pub mod object;
 pub mod pack;
+pub mod prune;
 pub mod records;
 pub mod seal;
 pub mod slots;
@@ -20,10 +24,12 @@ pub mod tree;
 mod trees;
 pub mod writer;
 
+pub use check::{Problem, VerifyReport, verify};
 pub use compress::Compression;
 pub use config::{VaultConfig, read_config};
 pub use handle::{Blob, Location, NewVault, Vault, unlock};
 pub use manifest::{Machine, Manifest, Source};
+pub use prune::{PruneReport, prune};
 pub use seal::MasterKey;
 pub use slots::{Secret, SlotInfo, SlotKind};
 pub use writer::VaultWriter;

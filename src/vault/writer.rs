@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::compress::{Compression, Compressor};
+use super::gate::Pass;
 use super::handle::Vault;
 use super::pack::{PACK_TARGET, PackBuilder, PackRecord};
 use super::records::OpenSession;
@@ -33,7 +34,7 @@ const INDEX_BLOBS: usize = 1 << 17;
 const SHARDS: usize = 16;
 const RENEW: Duration = Duration::from_secs(300);
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -64,6 +65,7 @@ pub struct VaultWriter {
     packs: Option<Sender<PackBuilder>>,
     thread: Option<JoinHandle<()>>,
     session: OpenSession,
+    _pass: Option<Pass>,
 }
 
 /// Where one worker's blobs become segments.
@@ -81,6 +83,12 @@ pub struct Lane {
 impl VaultWriter {
     /// Begins to write: checks that the vault is still there and announces a session.
     pub fn start(vault: &Arc<Vault>, compression: Compression) -> Result<Self> {
+        let pass = vault.gate.enter();
+        Self::start_with(vault, compression, Some(pass))
+    }
+
+    /// Begins to write with the writer's own pass, or within somebody else's.
+    pub(super) fn start_with(vault: &Arc<Vault>, compression: Compression, pass: Option<Pass>) -> Result<Self> {
         vault.check_identity()?;
         let session = vault.begin_session()?;
         let shared = Arc::new(Shared {
@@ -100,7 +108,7 @@ impl VaultWriter {
             move || shared.store_packs(&queue)
         });
         let thread = thread.map_err(|e| Error::io("cannot start a thread", &e))?;
-        Ok(Self { shared, packs: Some(packs), thread: Some(thread), session })
+        Ok(Self { shared, packs: Some(packs), thread: Some(thread), session, _pass: pass })
     }
 
     /// A lane for blobs of one class ([`Class::DataPack`] or [`Class::TreePack`]).
@@ -252,6 +260,12 @@ impl Lane {
         if !self.shared.claim(&id) {
             return Ok(false);
         }
+        self.put_anew(id, bytes)?;
+        Ok(true)
+    }
+
+    /// Stores a blob though the vault holds it, as prune does before it deletes the old place.
+    pub(super) fn put_anew(&mut self, id: Id, bytes: &[u8]) -> Result<()> {
         let len = u32::try_from(bytes.len()).map_err(|_| Error::failed("a blob is too long"))?;
         if bytes.len() >= ALONE {
             self.emit(bytes, vec![(id, len)])?;
@@ -262,7 +276,7 @@ impl Lane {
             self.plain.extend_from_slice(bytes);
             self.blobs.push((id, len));
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Closes the open segment.

@@ -131,6 +131,11 @@ impl LocalIndex {
         self.runs.iter().any(|run| run.find(id).is_some())
     }
 
+    /// Its runs; a blob is at home in the first that has it.
+    pub fn runs(&self) -> &[Arc<Run>] {
+        &self.runs
+    }
+
     /// All packs.
     pub fn packs(&self) -> impl Iterator<Item = RunPack> {
         self.runs.iter().flat_map(|run| (0..u32::try_from(run.pack_count()).unwrap_or(0)).filter_map(|i| run.pack(i)))

@@ -224,6 +224,11 @@ impl Run {
     /// Finds a blob: ids are uniform, so its place is guessed from its first bytes and the guess
     /// widened until it brackets the id; then a binary search.
     pub fn find(&self, id: &Id) -> Option<RunBlob> {
+        self.position(id).map(|i| self.blob(i))
+    }
+
+    /// The place of a blob in the order of ids.
+    pub fn position(&self, id: &Id) -> Option<usize> {
         if self.blobs == 0 || !self.may_contain(id) {
             return None;
         }
@@ -243,7 +248,7 @@ impl Run {
             let middle = low + (high - low) / 2;
             match self.id(middle).cmp(&id.0[..]) {
                 std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Some(self.blob(middle)),
+                std::cmp::Ordering::Equal => return Some(middle),
                 std::cmp::Ordering::Greater => high = middle,
             }
         }

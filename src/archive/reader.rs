@@ -1,0 +1,484 @@
+//! Workers: reading files that are new or changed, and storing what they hold.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, select};
+use fastcdc::v2020::FastCDC;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+
+use super::cache::Key;
+use super::tree::{Context, Directory, lock};
+use crate::model::{Id, Result};
+use crate::source::stat::Type;
+use crate::source::{Stat, capture};
+use crate::vault::directory::put_content;
+use crate::vault::tree::{Content, Entry, Kind, Link, Metadata, Owner, Part, Time};
+use crate::vault::writer::Lane;
+
+/// Files up to this size are one blob; larger ones are cut by content.
+pub const WHOLE_MAX: u64 = 256 << 10;
+
+const CHUNK_MIN: usize = 256 << 10;
+const CHUNK_AVERAGE: usize = 1 << 20;
+const CHUNK_MAX: usize = 4 << 20;
+
+/// More holes than this are read as data, which compresses to nothing.
+const HOLES_MAX: usize = 1 << 16;
+
+/// Times this close to the moment of reading prove nothing about later changes.
+const RACY: Duration = Duration::from_secs(2);
+
+/// A file to read.
+#[derive(Debug)]
+pub struct FileItem {
+    pub directory: Arc<Directory>,
+    pub slot: usize,
+    pub dir: Arc<OwnedFd>,
+    pub name: Vec<u8>,
+    pub owner: Arc<Owner>,
+    pub link: Link,
+}
+
+/// What a worker is given.
+#[derive(Debug)]
+pub enum Task {
+    /// Small files that lie together.
+    Small(Vec<FileItem>),
+    /// One file that will be cut.
+    Large(Box<FileItem>),
+}
+
+/// A piece of a large file for whichever worker is free.
+#[derive(Debug)]
+pub struct Chunk {
+    file: Arc<LargeFile>,
+    index: usize,
+    bytes: Vec<u8>,
+}
+
+/// A large file whose chunks are being stored.
+#[derive(Debug)]
+struct LargeFile {
+    item: FileItem,
+    parts: Mutex<Vec<Option<Part>>>,
+    /// Chunks under way, and one for the reader.
+    pending: AtomicUsize,
+    /// Set by the reader when it is through.
+    end: Mutex<Option<LargeEnd>>,
+}
+
+/// Metadata, size, holes, the key for the change cache, and whether the file changed meanwhile.
+type LargeEnd = (Metadata, u64, Vec<(u64, u64)>, Option<Key>, bool);
+
+/// Status if the file did not change meanwhile, metadata, size, holes, length of the content.
+type SmallRead = (Option<Stat>, Metadata, u64, Vec<(u64, u64)>, usize);
+
+/// One worker.
+pub struct Worker<'a> {
+    pub context: &'a Context<'a>,
+    pub lane: Lane,
+    pub chunks: Option<Sender<Chunk>>,
+    pub received: Receiver<Chunk>,
+    pub buffer: Vec<u8>,
+}
+
+/// Why a file could not be read as it stands.
+enum Trouble {
+    Vanished,
+    Unreadable(String),
+}
+
+impl From<Errno> for Trouble {
+    fn from(e: Errno) -> Self {
+        if e == Errno::NOENT { Self::Vanished } else { Self::Unreadable(e.to_string()) }
+    }
+}
+
+impl From<std::io::Error> for Trouble {
+    fn from(e: std::io::Error) -> Self {
+        Self::Unreadable(e.to_string())
+    }
+}
+
+/// Opened for reading after it was seen to be a regular file: opening a device or a pipe can do
+/// things, so the type is checked on a handle that opens nothing.
+fn open(item: &FileItem) -> Result<(File, Stat), Trouble> {
+    let none = Mode::empty();
+    let handle = openat(&item.dir, item.name.as_slice(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, none)?;
+    let stat = Stat::of(&handle)?;
+    if stat.kind != Type::File {
+        return Err(Trouble::Unreadable("it is no longer a regular file".into()));
+    }
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = match rustix::fs::open(path.as_str(), flags | OFlags::NOATIME, none) {
+        Err(Errno::PERM) => rustix::fs::open(path.as_str(), flags, none)?,
+        other => other?,
+    };
+    Ok((File::from(file), stat))
+}
+
+/// The key under which an entry may be taken over later, unless it changed too recently.
+pub fn key_of(stat: &Stat) -> Option<Key> {
+    let limit = SystemTime::now().checked_sub(RACY)?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    let limit = Time { sec: i64::try_from(limit.as_secs()).ok()?, nsec: limit.subsec_nanos() };
+    (stat.mtime < limit && stat.ctime < limit).then_some(Key { ino: stat.ino, ctime: stat.ctime })
+}
+
+/// Holes of a file that has fewer blocks than its size needs.
+fn holes(file: &File, stat: &Stat) -> std::io::Result<Vec<(u64, u64)>> {
+    if stat.blocks.saturating_mul(512) >= stat.size {
+        return Ok(Vec::new());
+    }
+    let mut holes: Vec<(u64, u64)> = Vec::new();
+    let mut at = 0;
+    while at < stat.size && holes.len() < HOLES_MAX {
+        let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+            Ok(data) => data.min(stat.size),
+            // No data from here on.
+            Err(Errno::NXIO) => stat.size,
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Vec::new()),
+            Err(e) => return Err(e.into()),
+        };
+        if data > at {
+            holes.push((at, data - at));
+        }
+        if data >= stat.size {
+            break;
+        }
+        at = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data)).map_err(std::io::Error::from)?.max(data + 1);
+    }
+    Ok(holes)
+}
+
+/// Reads the bytes outside the holes, joined; ends early where the file does.
+struct DataReader<'a> {
+    file: &'a File,
+    holes: std::slice::Iter<'a, (u64, u64)>,
+    next_hole: Option<&'a (u64, u64)>,
+    at: u64,
+    size: u64,
+}
+
+impl<'a> DataReader<'a> {
+    fn new(file: &'a File, holes: &'a [(u64, u64)], size: u64) -> Self {
+        let mut holes = holes.iter();
+        let next_hole = holes.next();
+        Self { file, holes, next_hole, at: 0, size }
+    }
+}
+
+impl Read for DataReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        while let Some((offset, len)) = self.next_hole.filter(|(offset, _)| *offset == self.at) {
+            self.at = offset + len;
+            self.next_hole = self.holes.next();
+        }
+        let end = self.next_hole.map_or(self.size, |(offset, _)| *offset);
+        let room = usize::try_from(end - self.at).unwrap_or(usize::MAX).min(buffer.len());
+        let n = self.file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.at)?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+/// Fills as much of `buffer[have..]` as there is.
+fn fill(reader: &mut impl Read, buffer: &mut [u8], mut have: usize) -> std::io::Result<usize> {
+    while have < buffer.len() {
+        match reader.read(&mut buffer[have..]) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(have)
+}
+
+impl Worker<'_> {
+    /// Works until no task can come any more.
+    pub fn run(mut self, tasks: &Receiver<Task>) {
+        if let Err(e) = self.work(tasks).and_then(|()| self.lane.flush()) {
+            self.context.fail(e);
+            // Whoever sends tasks must not wait for ever.
+            for _ in tasks {}
+        }
+    }
+
+    fn work(&mut self, tasks: &Receiver<Task>) -> Result<()> {
+        loop {
+            // Chunks first: they hold memory.
+            let task = match self.received.try_recv() {
+                Ok(chunk) => {
+                    self.chunk(&chunk.file, chunk.index, &chunk.bytes)?;
+                    continue;
+                }
+                Err(_) => select! {
+                    recv(self.received) -> chunk => {
+                        if let Ok(chunk) = chunk {
+                            self.chunk(&chunk.file, chunk.index, &chunk.bytes)?;
+                        }
+                        continue;
+                    }
+                    recv(tasks) -> task => task,
+                },
+            };
+            self.context.check()?;
+            match task {
+                Ok(Task::Small(items)) => items.into_iter().try_for_each(|item| self.small(item))?,
+                Ok(Task::Large(item)) => self.large(*item)?,
+                Err(_) => break,
+            }
+        }
+        // The others may still cut files; their chunks end when the last of us gets here.
+        self.chunks = None;
+        while let Ok(chunk) = self.received.recv() {
+            self.chunk(&chunk.file, chunk.index, &chunk.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a small file, again if it changed meanwhile.
+    fn small(&mut self, item: FileItem) -> Result<()> {
+        self.context.check()?;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.read_small(&item) {
+                Ok(Some((None, ..))) if tries < 3 => {}
+                Ok(Some((stat, meta, size, holes, len))) => {
+                    if stat.is_none() {
+                        let path = item.directory.child_path(&item.name);
+                        self.context.errors.add(path, "changed", "it changed while it was read");
+                    }
+                    let content = match self.buffer.get(..len) {
+                        None | Some([]) => Content::Empty,
+                        Some(bytes) => Content::Whole(self.lane.put(bytes)?),
+                    };
+                    let kind = Kind::File { size, holes, content };
+                    self.context.progress.add(1, size);
+                    return self.finish(item, meta, kind, stat.as_ref().and_then(key_of));
+                }
+                // It grew past what is small: the other way reads it.
+                Ok(None) => return self.large(item),
+                Err(trouble) => return self.trouble(item, trouble),
+            }
+        }
+    }
+
+    /// Reads a small file into the buffer: status if it did not change meanwhile, metadata, size,
+    /// holes and the length of the content. `None` where it is not small any more.
+    fn read_small(&mut self, item: &FileItem) -> Result<Option<SmallRead>, Trouble> {
+        let (file, stat) = open(item)?;
+        if stat.size > WHOLE_MAX {
+            return Ok(None);
+        }
+        let holes = holes(&file, &stat)?;
+        self.buffer.resize(CHUNK_MAX * 2, 0);
+        let mut have = 0;
+        if stat.size > 0 {
+            let size = usize::try_from(stat.size).unwrap_or(0);
+            let mut reader = DataReader::new(&file, &holes, stat.size);
+            have = fill(&mut reader, self.buffer.get_mut(..size).unwrap_or_default(), 0)?;
+        }
+        let meta = metadata(&file, &stat, &item.owner)?;
+        let after = Stat::of(&file)?;
+        let (size, holes) = cut_short(stat.size, holes, have as u64);
+        Ok(Some(((!after.changed_since(&stat)).then_some(stat), meta, size, holes, have)))
+    }
+
+    /// Cuts a large file; the chunks are stored by whoever is free.
+    fn large(&mut self, item: FileItem) -> Result<()> {
+        self.context.progress.set_current(&String::from_utf8_lossy(&item.directory.child_path(&item.name)));
+        let (file, stat, holes) = match open(&item).and_then(|(file, stat)| {
+            let holes = holes(&file, &stat)?;
+            Ok((file, stat, holes))
+        }) {
+            Ok(opened) => opened,
+            Err(trouble) => return self.trouble(item, trouble),
+        };
+        // The kernel may fail an advice; it is only that.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+        let large =
+            Arc::new(LargeFile { item, parts: Mutex::default(), pending: AtomicUsize::new(1), end: Mutex::default() });
+        let end = self.cut(&large, &file, &stat, holes)?;
+        let item = &large.item;
+        match end {
+            Ok(end) => {
+                if end.4 {
+                    self.context.errors.add(
+                        item.directory.child_path(&item.name),
+                        "changed",
+                        "it changed while it was read",
+                    );
+                }
+                *lock(&large.end) = Some(end);
+            }
+            Err(Trouble::Vanished) => {}
+            Err(Trouble::Unreadable(why)) => {
+                self.context.errors.add(item.directory.child_path(&item.name), "unreadable", why);
+            }
+        }
+        self.part_done(&large)
+    }
+
+    /// The outer error ends the backup, the inner one only the file.
+    fn cut(
+        &mut self,
+        large: &Arc<LargeFile>,
+        file: &File,
+        stat: &Stat,
+        holes: Vec<(u64, u64)>,
+    ) -> Result<Result<LargeEnd, Trouble>> {
+        let mut reader = DataReader::new(file, &holes, stat.size);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(CHUNK_MAX * 2, 0);
+        let (mut start, mut have, mut total, mut index, mut ended) = (0, 0, 0u64, 0, false);
+        loop {
+            if have - start < CHUNK_MAX && !ended {
+                buffer.copy_within(start..have, 0);
+                have -= start;
+                start = 0;
+                let before = have;
+                have = match fill(&mut reader, &mut buffer, have) {
+                    Ok(have) => have,
+                    Err(e) => {
+                        self.buffer = buffer;
+                        return Ok(Err(e.into()));
+                    }
+                };
+                self.context.progress.add(0, (have - before) as u64);
+                ended = have < buffer.len();
+            }
+            if start == have {
+                break;
+            }
+            let window = &buffer[start..have.min(start + CHUNK_MAX)];
+            let (_, len) = FastCDC::new(window, CHUNK_MIN, CHUNK_AVERAGE, CHUNK_MAX).cut(0, window.len());
+            let len = len.clamp(1, window.len());
+            self.offer(large, index, &window[..len])?;
+            index += 1;
+            total += len as u64;
+            start += len;
+        }
+        self.buffer = buffer;
+        self.context.progress.add(1, 0);
+        let meta = match metadata(file, stat, &large.item.owner) {
+            Ok(meta) => meta,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
+        let changed = Stat::of(file).map_or(true, |after| after.changed_since(stat));
+        let key = if changed { None } else { key_of(stat) };
+        let (size, holes) = cut_short(stat.size, holes, total);
+        Ok(Ok((meta, size, holes, key, changed)))
+    }
+
+    /// Gives a chunk to a worker that is free, else stores it at once.
+    fn offer(&mut self, large: &Arc<LargeFile>, index: usize, bytes: &[u8]) -> Result<()> {
+        self.context.check()?;
+        large.pending.fetch_add(1, AcqRel);
+        if self.chunks.as_ref().is_some_and(|chunks| !chunks.is_full()) {
+            let chunk = Chunk { file: large.clone(), index, bytes: bytes.to_vec() };
+            match self.chunks.as_ref().map(|chunks| chunks.try_send(chunk)) {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(TrySendError::Full(_) | TrySendError::Disconnected(_))) | None => {}
+            }
+        }
+        self.chunk(large, index, bytes)
+    }
+
+    fn chunk(&mut self, large: &Arc<LargeFile>, index: usize, bytes: &[u8]) -> Result<()> {
+        self.context.check()?;
+        let id = Id::of(bytes);
+        self.lane.put_hashed(id, bytes)?;
+        {
+            let mut parts = lock(&large.parts);
+            if parts.len() <= index {
+                parts.resize(index + 1, None);
+            }
+            parts[index] = Some(Part { id, len: bytes.len() as u64 });
+        }
+        self.part_done(large)
+    }
+
+    fn part_done(&self, large: &Arc<LargeFile>) -> Result<()> {
+        if large.pending.fetch_sub(1, AcqRel) != 1 {
+            return Ok(());
+        }
+        let item = &large.item;
+        let end = lock(&large.end).take();
+        let entry = match end {
+            Some((meta, size, holes, key, _)) => {
+                let parts: Vec<Part> = std::mem::take(&mut *lock(&large.parts)).into_iter().flatten().collect();
+                let content = self.context.with_tree(|lane| put_content(lane, parts))?;
+                let kind = Kind::File { size, holes, content };
+                (Entry { name: item.name.clone(), meta, link: item.link.clone(), kind }, key)
+            }
+            None => (unread(&item.name), None),
+        };
+        item.directory.file(self.context, item.slot, Some(entry))
+    }
+
+    fn finish(&self, item: FileItem, meta: Metadata, kind: Kind, key: Option<Key>) -> Result<()> {
+        let entry = Entry { name: item.name, meta, link: item.link, kind };
+        item.directory.file(self.context, item.slot, Some((entry, key)))
+    }
+
+    fn trouble(&self, item: FileItem, trouble: Trouble) -> Result<()> {
+        let path = item.directory.child_path(&item.name);
+        let entry = match trouble {
+            Trouble::Vanished => {
+                self.context.errors.add(path, "vanished", "it was removed before it could be read");
+                None
+            }
+            Trouble::Unreadable(why) => {
+                self.context.errors.add(path, "unreadable", why);
+                Some((unread(&item.name), None))
+            }
+        };
+        item.directory.file(self.context, item.slot, entry)
+    }
+}
+
+/// A name that was there and could not be read.
+pub fn unread(name: &[u8]) -> Entry {
+    Entry { name: name.to_vec(), meta: Metadata::default(), link: Link::None, kind: Kind::Unread }
+}
+
+fn metadata(file: &File, stat: &Stat, owner: &Arc<Owner>) -> Result<Metadata, Trouble> {
+    Ok(Metadata {
+        mode: stat.mode,
+        owner: owner.clone(),
+        mtime: stat.mtime,
+        xattrs: capture::xattrs(file.as_fd())?,
+        flags: capture::flags(file.as_fd()),
+    })
+}
+
+/// Size and holes of a file of which only `have` bytes outside the holes could be read.
+fn cut_short(size: u64, mut holes: Vec<(u64, u64)>, have: u64) -> (u64, Vec<(u64, u64)>) {
+    let hollow: u64 = holes.iter().map(|(_, len)| len).sum();
+    if hollow + have == size {
+        return (size, holes);
+    }
+    // Data ends inside some extent: what follows it is gone, holes there too.
+    let (mut end, mut left) = (0, have);
+    let kept = holes.iter().position(|(offset, len)| {
+        let data = offset - end;
+        if left < data {
+            return true;
+        }
+        left -= data;
+        end = offset + len;
+        false
+    });
+    holes.truncate(kept.unwrap_or(holes.len()));
+    (end + left, holes)
+}

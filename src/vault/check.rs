@@ -1,0 +1,287 @@
+//! Verification: does the vault hold what its backups need, and is it what it was?
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::handle::Vault;
+use super::index::run::RunPack;
+use super::mark::{Marks, Visitor};
+use super::object;
+use super::pack::{self, PACK_MAX, PackRecord};
+use super::seal::Class;
+use super::writer::lock;
+use crate::model::{Error, ErrorKind, Id, Progress, Result};
+
+/// More problems than this are counted but not described.
+const PROBLEMS_MAX: usize = 1000;
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The object or path.
+    pub object: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// What a verification found.
+#[derive(Debug, Clone, Default)]
+pub struct VerifyReport {
+    /// Blobs that were checked.
+    pub blobs: u64,
+    /// Stored bytes that were read.
+    pub bytes: u64,
+    /// How many problems there are.
+    pub problem_count: u64,
+    /// The first of them.
+    pub problems: Vec<Problem>,
+    /// Backups (manifests) that cannot be restored in full.
+    pub damaged_backups: Vec<Id>,
+}
+
+impl VerifyReport {
+    fn add(&mut self, object: impl std::fmt::Display, message: impl std::fmt::Display) {
+        self.problem_count += 1;
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(Problem { object: object.to_string(), message: message.to_string() });
+        }
+    }
+}
+
+/// Checks that everything the given backups (all, if none are given) refer to is there; with
+/// `read_data` also reads it all and compares it with the ids. Problems are reported, not errors;
+/// an error is what kept the verification from its work.
+pub fn verify(vault: &Vault, manifests: &[Id], read_data: bool, progress: &Progress) -> Result<VerifyReport> {
+    vault.check_identity()?;
+    vault.refresh()?;
+    let mut report = VerifyReport::default();
+    let all = manifests.is_empty();
+    let manifests = if all { vault.manifests()? } else { manifests.to_vec() };
+    // A backup of its own is checked by the packs that it needs.
+    let mut needed = None;
+    if !all {
+        let mut marks = Marks::new(vault);
+        let mut quiet = Findings::default();
+        for id in &manifests {
+            if let Ok(manifest) = vault.manifest(id) {
+                marks.tree(vault, &manifest.root, &mut quiet, progress)?;
+                if let Some(list) = &manifest.error_list {
+                    marks.mark(list);
+                }
+            }
+        }
+        needed = Some(packs_of(&marks));
+    }
+    let damaged = check_packs(vault, needed.as_ref(), read_data, &mut report, progress)?;
+    for id in &manifests {
+        let manifest = match vault.manifest(id) {
+            Ok(manifest) => manifest,
+            // Deleted since it was listed.
+            Err(e) if e.kind == ErrorKind::NotFound && all => continue,
+            Err(e) => {
+                report.add(object::key(Class::Manifest, id), e);
+                report.damaged_backups.push(*id);
+                continue;
+            }
+        };
+        let mut findings = Findings { damaged: Some(&damaged), ..Findings::default() };
+        let mut marks = Marks::new(vault);
+        marks.tree(vault, &manifest.root, &mut findings, progress)?;
+        if manifest.error_list.is_some_and(|list| !vault.contains(&list)) {
+            findings.found.push((Vec::new(), "the list of errors is missing".into()));
+        }
+        if !findings.found.is_empty() {
+            report.damaged_backups.push(*id);
+        }
+        for (path, message) in findings.found {
+            let path = String::from_utf8_lossy(&path).into_owned();
+            report.add(format!("backup {} of {}: {path}", manifest.backup, manifest.resource.name), message);
+        }
+    }
+    Ok(report)
+}
+
+#[derive(Default)]
+struct Findings<'a> {
+    damaged: Option<&'a HashSet<Id>>,
+    found: Vec<(Vec<u8>, String)>,
+}
+
+impl Visitor for Findings<'_> {
+    fn missing(&mut self, path: &[u8], id: &Id) {
+        self.found.push((path.to_vec(), format!("the blob {id} is missing")));
+    }
+
+    fn unreadable(&mut self, path: &[u8], error: Error) {
+        self.found.push((path.to_vec(), error.message));
+    }
+
+    fn blob(&mut self, path: &[u8], id: &Id) {
+        if self.damaged.is_some_and(|damaged| damaged.contains(id)) {
+            self.found.push((path.to_vec(), format!("the blob {id} is damaged")));
+        }
+    }
+}
+
+/// Packs in which something is marked.
+fn packs_of(marks: &Marks) -> HashSet<Id> {
+    let mut packs = HashSet::new();
+    for (number, run) in marks.index().runs().iter().enumerate() {
+        let marked = (0..run.blob_count()).filter(|i| marks.is_marked(number, *i));
+        packs.extend(marked.filter_map(|i| run.pack(run.segment(run.blob(i).segment)?.pack)).map(|pack| pack.id));
+    }
+    packs
+}
+
+/// Checks packs and gives the blobs that cannot be read from them.
+fn check_packs(
+    vault: &Vault,
+    needed: Option<&HashSet<Id>>,
+    read_data: bool,
+    report: &mut VerifyReport,
+    progress: &Progress,
+) -> Result<HashSet<Id>> {
+    let index = vault.index();
+    let packs: Vec<RunPack> = index.packs().filter(|p| needed.is_none_or(|needed| needed.contains(&p.id))).collect();
+    progress.expect(0, if read_data { packs.iter().map(|pack| pack.size).sum() } else { 0 });
+    let sizes: std::collections::HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
+    let mut bad_packs = HashSet::new();
+    let mut damaged = HashSet::new();
+    for pack in &packs {
+        let key = object::key(Class::DataPack, &pack.id);
+        match sizes.get(&pack.id) {
+            Some(size) if *size == pack.size => {}
+            Some(size) => {
+                report.add(key, format!("it has {size} bytes instead of {}", pack.size));
+                bad_packs.insert(pack.id);
+            }
+            None => {
+                report.add(key, "it is missing");
+                bad_packs.insert(pack.id);
+            }
+        }
+    }
+    if read_data {
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new((&mut *report, &mut damaged, None::<Error>));
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(pack) = packs.get(next.fetch_add(1, Relaxed)) {
+                        if bad_packs.contains(&pack.id) || progress.is_cancelled() {
+                            continue;
+                        }
+                        let checked = check_pack(vault, pack);
+                        progress.add(0, pack.size);
+                        let mut results = lock(&results);
+                        match checked {
+                            Ok(checked) => {
+                                results.0.blobs += checked.blobs;
+                                results.0.bytes += pack.size;
+                                for (object, message) in checked.problems {
+                                    results.0.add(object, message);
+                                }
+                                results.1.extend(checked.damaged);
+                            }
+                            // What kept it from being read is not known to be damage.
+                            Err(e) => drop(results.2.get_or_insert(e)),
+                        }
+                    }
+                });
+            }
+        });
+        progress.check()?;
+        if let Some(e) = results.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).2 {
+            return Err(e);
+        }
+    } else {
+        report.blobs += index.blob_count();
+    }
+    for run in index.runs() {
+        let bad = |i: &usize| {
+            let pack = run.segment(run.blob(*i).segment).and_then(|segment| run.pack(segment.pack));
+            pack.is_none_or(|pack| bad_packs.contains(&pack.id))
+        };
+        if !bad_packs.is_empty() {
+            damaged.extend((0..run.blob_count()).filter(bad).map(|i| run.blob(i).id));
+        }
+    }
+    Ok(damaged)
+}
+
+#[derive(Default)]
+struct Checked {
+    blobs: u64,
+    problems: Vec<(String, String)>,
+    damaged: Vec<Id>,
+}
+
+/// Reads a whole pack: its own hash, every frame, every blob.
+fn check_pack(vault: &Vault, pack: &RunPack) -> Result<Checked> {
+    let key = object::key(pack.class, &pack.id);
+    let mut checked = Checked::default();
+    let bytes = match vault.store.get(&key, PACK_MAX) {
+        Ok(bytes) => bytes,
+        Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Damaged) => {
+            checked.problems.push((key, e.message));
+            checked.damaged = blobs_of(vault, &pack.id);
+            return Ok(checked);
+        }
+        Err(e) => return Err(e),
+    };
+    if Id::of(&bytes) != pack.id {
+        checked.problems.push((key.clone(), "its bytes are not those it was stored with".into()));
+    }
+    let record: PackRecord = match pack::read_record(&*vault.store, &vault.keys, &pack.id, pack.size) {
+        Ok(record) => record,
+        Err(e) => {
+            checked.problems.push((key, e.message));
+            // Frames may still be good, and the index knows where they are; but whoever lost a
+            // directory lost what recovery relies on, so its blobs count as damaged.
+            checked.damaged = blobs_of(vault, &pack.id);
+            return Ok(checked);
+        }
+    };
+    let sealer = vault.keys.sealer(pack.class, pack.salt)?;
+    for (ordinal, segment) in (0u32..).zip(&record.segments) {
+        let start = segment.offset as usize;
+        let frame = bytes.get(start..start.saturating_add(segment.stored_len as usize)).map(<[u8]>::to_vec);
+        let plain = frame
+            .ok_or_else(|| Error::damaged("a frame leaves its pack"))
+            .and_then(|mut frame| pack::open_frame(&sealer, ordinal, segment.codec, segment.plain_len, &mut frame));
+        let mut at = 0;
+        match plain {
+            Ok(plain) => {
+                for (id, len) in &segment.blobs {
+                    let blob = plain.get(at..at + *len as usize).unwrap_or_default();
+                    at += *len as usize;
+                    checked.blobs += 1;
+                    if Id::of(blob) != *id {
+                        checked.problems.push((key.clone(), format!("the blob {id} is not what its name says")));
+                        checked.damaged.push(*id);
+                    }
+                }
+            }
+            Err(e) => {
+                checked.problems.push((key.clone(), e.message));
+                checked.damaged.extend(segment.blobs.iter().map(|(id, _)| *id));
+            }
+        }
+    }
+    Ok(checked)
+}
+
+/// The blobs that the index places in a pack.
+fn blobs_of(vault: &Vault, id: &Id) -> Vec<Id> {
+    let index = vault.index();
+    let of = |run: &super::index::run::Run| {
+        let inside = |i: &usize| {
+            let pack = run.segment(run.blob(*i).segment).and_then(|segment| run.pack(segment.pack));
+            pack.is_some_and(|pack| pack.id == *id)
+        };
+        (0..run.blob_count()).filter(inside).map(|i| run.blob(i).id).collect::<Vec<_>>()
+    };
+    index.runs().iter().flat_map(|run| of(run)).collect()
+}

@@ -1,0 +1,126 @@
+//! Marks: which blobs of an index something refers to, one bit each.
+
+use std::sync::Arc;
+
+use super::handle::Vault;
+use super::index::LocalIndex;
+use super::tree::{Content, Entry, Kind, Node, content};
+use crate::model::{Error, Id, Progress, Result};
+
+/// Marked blobs of one state of the index.
+#[derive(Debug)]
+pub struct Marks {
+    index: Arc<LocalIndex>,
+    bits: Vec<Vec<u64>>,
+}
+
+/// What a walk over trees is told.
+pub trait Visitor {
+    /// A blob is referred to that the index does not know. The walk goes on.
+    fn missing(&mut self, path: &[u8], id: &Id);
+    /// A node or list could not be read. The walk goes on beside it.
+    fn unreadable(&mut self, path: &[u8], error: Error);
+    /// Called for every blob of a file when it is met; `path` is the file's.
+    fn blob(&mut self, _path: &[u8], _id: &Id) {}
+    /// Whether subtrees that were walked before are walked again (to name every path).
+    fn everything(&self) -> bool {
+        false
+    }
+}
+
+impl Marks {
+    /// No marks on the vault's index as it is now.
+    pub fn new(vault: &Vault) -> Self {
+        let index = vault.index();
+        let bits = index.runs().iter().map(|run| vec![0; run.blob_count().div_ceil(64)]).collect();
+        Self { index, bits }
+    }
+
+    /// Marks a blob: whether it was marked before; `None` if the index does not know it.
+    pub fn mark(&mut self, id: &Id) -> Option<bool> {
+        let (run, i) = self.find(id)?;
+        let word = self.bits.get_mut(run)?.get_mut(i / 64)?;
+        let before = *word >> (i % 64) & 1 == 1;
+        *word |= 1 << (i % 64);
+        Some(before)
+    }
+
+    fn find(&self, id: &Id) -> Option<(usize, usize)> {
+        self.index.runs().iter().enumerate().find_map(|(run, r)| Some((run, r.position(id)?)))
+    }
+
+    /// Whether the blob at a place of a run is marked.
+    pub fn is_marked(&self, run: usize, i: usize) -> bool {
+        self.bits.get(run).and_then(|bits| bits.get(i / 64)).is_some_and(|word| word >> (i % 64) & 1 == 1)
+    }
+
+    /// The index that is marked.
+    pub fn index(&self) -> &Arc<LocalIndex> {
+        &self.index
+    }
+
+    /// Marks everything that a tree refers to.
+    pub fn tree(&mut self, vault: &Vault, root: &Id, visitor: &mut dyn Visitor, progress: &Progress) -> Result<()> {
+        let mut pending = vec![(*root, Vec::new())];
+        while let Some((id, path)) = pending.pop() {
+            progress.check()?;
+            match self.mark(&id) {
+                Some(true) if !visitor.everything() => continue,
+                Some(_) => {}
+                None => {
+                    visitor.missing(&path, &id);
+                    continue;
+                }
+            }
+            match vault.node(&id) {
+                Err(e) => visitor.unreadable(&path, e),
+                Ok(Node::Branch(children)) => pending.extend(children.iter().rev().map(|c| (c.node, path.clone()))),
+                Ok(Node::Root(root)) => {
+                    if let Kind::Directory { node, .. } = root.kind {
+                        pending.push((node, path));
+                    }
+                }
+                Ok(Node::Leaf(entries)) => {
+                    progress.add(entries.len() as u64, 0);
+                    let below = entries.iter().rev().filter_map(|entry| match entry.kind {
+                        Kind::Directory { node, .. } => Some((node, joined(&path, &entry.name))),
+                        _ => None,
+                    });
+                    let below: Vec<_> = below.collect();
+                    for entry in &entries {
+                        self.file(vault, &path, entry, visitor);
+                    }
+                    pending.extend(below);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, vault: &Vault, dir: &[u8], entry: &Entry, visitor: &mut dyn Visitor) {
+        let Kind::File { content, .. } = &entry.kind else { return };
+        let mark = |marks: &mut Self, visitor: &mut dyn Visitor, id: &Id| match marks.mark(id) {
+            None => visitor.missing(&joined(dir, &entry.name), id),
+            Some(_) => visitor.blob(&joined(dir, &entry.name), id),
+        };
+        match content {
+            Content::Empty => {}
+            Content::Whole(id) => mark(self, visitor, id),
+            Content::Parts(parts) => parts.iter().for_each(|part| mark(self, visitor, &part.id)),
+            Content::Lists(lists) => {
+                for list in lists {
+                    mark(self, visitor, &list.id);
+                    let parts = vault.read_blob(&list.id).and_then(|blob| content::decode_list(&blob, list.len));
+                    match parts {
+                        Ok(parts) => parts.iter().for_each(|part| mark(self, visitor, &part.id)),
+                        Err(e) => visitor.unreadable(&joined(dir, &entry.name), e),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {
+    [dir, b"/", name].concat()
+}

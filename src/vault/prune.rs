@@ -1,0 +1,213 @@
+//! Prune: space back from what no backup refers to.
+//!
+//! Mark from all manifests, plan per pack, copy what lives out of packs with much dead weight,
+//! publish one index that replaces all others, and only then delete: old index objects first,
+//! packs last. Killed at any moment, everything that a manifest refers to is still found.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::compress::Compression;
+use super::handle::Vault;
+use super::index::IndexObject;
+use super::mark::{Marks, Visitor};
+use super::object;
+use super::pack::PackRecord;
+use super::seal::Class;
+use super::writer::VaultWriter;
+use crate::model::{Error, Id, Progress, Result};
+
+/// A pack is rewritten when less than this share of it lives, in percent.
+const LIVE_MIN: u64 = 70;
+
+/// An index object lists packs with about this many blobs.
+const INDEX_BLOBS: usize = 1 << 19;
+
+/// What a prune did, or would do.
+#[derive(Debug, Clone, Default)]
+pub struct PruneReport {
+    /// Packs at the start.
+    pub packs_before: u64,
+    /// Packs in which nothing lived.
+    pub packs_deleted: u64,
+    /// Packs whose living blobs were copied.
+    pub packs_rewritten: u64,
+    /// Stored bytes that came back (of a dry run: about).
+    pub bytes_freed: u64,
+    /// Stored bytes at the end.
+    pub bytes_stored: u64,
+}
+
+#[derive(Default)]
+struct Complete(Option<Error>);
+
+impl Visitor for Complete {
+    fn missing(&mut self, path: &[u8], id: &Id) {
+        let path = String::from_utf8_lossy(path).into_owned();
+        self.0.get_or_insert(Error::damaged(format!("{path}: the blob {id} is missing")));
+    }
+
+    fn unreadable(&mut self, path: &[u8], error: Error) {
+        self.0.get_or_insert(error.context(String::from_utf8_lossy(path)));
+    }
+}
+
+#[derive(Default, Clone, Copy)]
+struct Weight {
+    live: u64,
+    all: u64,
+}
+
+/// Deletes what no backup refers to. With `dry_run` only says what would be deleted. Waits for
+/// backups into the vault to end, and they for it.
+pub fn prune(vault: &Arc<Vault>, dry_run: bool, progress: &Progress) -> Result<PruneReport> {
+    let _alone = vault.gate.enter_alone(progress)?;
+    vault.check_identity()?;
+    vault.refresh()?;
+    let marks = mark(vault, progress)?;
+    let index = marks.index().clone();
+    let weights = weigh(&marks);
+    let weight = |id: &Id| weights.get(id).copied().unwrap_or_default();
+    let dead: HashSet<Id> = index.packs().filter(|p| weight(&p.id).live == 0).map(|p| p.id).collect();
+    let thin = |id: &Id| weight(id).live > 0 && weight(id).live * 100 < weight(id).all * LIVE_MIN;
+    let thin: HashSet<Id> = index.packs().filter(|p| thin(&p.id)).map(|p| p.id).collect();
+    let before = vault.stored_size();
+    let mut report = PruneReport {
+        packs_before: index.packs().count() as u64,
+        packs_deleted: dead.len() as u64,
+        packs_rewritten: thin.len() as u64,
+        ..PruneReport::default()
+    };
+    let known: HashSet<Id> = index.packs().map(|pack| pack.id).collect();
+    let strays = object::list(&*vault.store, Class::DataPack)?.iter().any(|(id, _)| !known.contains(id));
+    if dry_run || (dead.is_empty() && thin.is_empty() && !strays) {
+        let share = |p: &super::index::run::RunPack| {
+            let Weight { live, all } = weight(&p.id);
+            if live == 0 { p.size } else { p.size * (all - live) / all.max(1) }
+        };
+        let gone = |id: &Id| dead.contains(id) || thin.contains(id);
+        report.bytes_freed = index.packs().filter(|p| gone(&p.id)).map(|p| share(&p)).sum();
+        report.bytes_stored = before - report.bytes_freed.min(before);
+        return Ok(report);
+    }
+    rewrite(vault, &marks, &thin, progress)?;
+    progress.check()?;
+    // From here on nothing is cancelled: it is short, and its order is what keeps it safe.
+    let gone: HashSet<Id> = dead.union(&thin).copied().collect();
+    replace_index(vault, &gone)?;
+    // Nobody writes now, so packs that no index lists are leftovers of a crash.
+    let known: HashSet<Id> = vault.index().packs().map(|pack| pack.id).collect();
+    for (id, _) in object::list(&*vault.store, Class::DataPack)?.iter().filter(|(id, _)| !known.contains(id)) {
+        vault.store.delete(&object::key(Class::DataPack, id))?;
+    }
+    vault.store.sync()?;
+    report.bytes_stored = vault.stored_size();
+    report.bytes_freed = before.saturating_sub(report.bytes_stored);
+    Ok(report)
+}
+
+/// Marks what backups refer to. Anything that cannot be read ends the prune: what is beneath it
+/// is not known to be dead.
+fn mark(vault: &Vault, progress: &Progress) -> Result<Marks> {
+    let mut marks = Marks::new(vault);
+    let mut complete = Complete::default();
+    for id in vault.manifests()? {
+        let manifest = vault.manifest(&id)?;
+        marks.tree(vault, &manifest.root, &mut complete, progress)?;
+        if let Some(list) = &manifest.error_list {
+            marks.mark(list);
+        }
+        if let Some(e) = complete.0 {
+            let of = format!("nothing was pruned, since backup {} is damaged", manifest.backup);
+            return Err(e.context(of));
+        }
+    }
+    Ok(marks)
+}
+
+/// Plain bytes per pack: all of them, and those that live.
+fn weigh(marks: &Marks) -> HashMap<Id, Weight> {
+    let mut weights: HashMap<Id, Weight> = HashMap::new();
+    for (number, run) in marks.index().runs().iter().enumerate() {
+        // Segments say how much there is; blobs stored twice are listed once and so weigh less.
+        for i in 0..u32::MAX {
+            let Some(segment) = run.segment(i) else { break };
+            if let Some(pack) = run.pack(segment.pack) {
+                weights.entry(pack.id).or_default().all += u64::from(segment.plain_len);
+            }
+        }
+        for i in (0..run.blob_count()).filter(|i| marks.is_marked(number, *i)) {
+            let blob = run.blob(i);
+            if let Some(pack) = run.segment(blob.segment).and_then(|segment| run.pack(segment.pack)) {
+                // A blob of no length still lives.
+                weights.entry(pack.id).or_default().live += u64::from(blob.len).max(1);
+            }
+        }
+    }
+    weights
+}
+
+/// Copies the marked blobs of thin packs into new ones, in the order in which they lie.
+fn rewrite(vault: &Arc<Vault>, marks: &Marks, thin: &HashSet<Id>, progress: &Progress) -> Result<()> {
+    let writer = VaultWriter::start_with(vault, Compression::default(), None)?;
+    for class in [Class::DataPack, Class::TreePack] {
+        let mut lane = writer.lane(class)?;
+        for (number, run) in marks.index().runs().iter().enumerate() {
+            let mut places = Vec::new();
+            for i in (0..run.blob_count()).filter(|i| marks.is_marked(number, *i)) {
+                let blob = run.blob(i);
+                let Some(segment) = run.segment(blob.segment) else { continue };
+                let Some(pack) = run.pack(segment.pack) else { continue };
+                if pack.class == class && thin.contains(&pack.id) {
+                    places.push((blob.segment, blob.offset, blob.id));
+                }
+            }
+            places.sort_unstable();
+            for (_, _, id) in places {
+                progress.check()?;
+                let bytes = vault.read_blob(&id)?;
+                progress.add(0, bytes.len() as u64);
+                lane.put_anew(id, &bytes)?;
+            }
+        }
+        lane.flush()?;
+    }
+    writer.finish().map(drop)
+}
+
+/// Publishes an index of all packs but those that are gone, in place of all index objects.
+fn replace_index(vault: &Vault, gone: &HashSet<Id>) -> Result<()> {
+    let old: Vec<Id> = vault.index().sources().collect();
+    let mut kept: Vec<PackRecord> = Vec::new();
+    for id in &old {
+        let object = IndexObject::get(&*vault.store, &vault.keys, id)?;
+        kept.extend(object.packs.into_iter().filter(|pack| !gone.contains(&pack.id)));
+    }
+    let mut seen = HashSet::new();
+    kept.retain(|pack| seen.insert(pack.id));
+    let mut groups: Vec<Vec<PackRecord>> = vec![Vec::new()];
+    let mut blobs = 0;
+    for pack in kept {
+        blobs += pack.segments.iter().map(|s| s.blobs.len()).sum::<usize>();
+        if let Some(group) = groups.last_mut() {
+            group.push(pack);
+        }
+        if blobs >= INDEX_BLOBS {
+            blobs = 0;
+            groups.push(Vec::new());
+        }
+    }
+    // Only the last object replaces the old ones: before it is there, they count.
+    let last = groups.len() - 1;
+    for (i, packs) in groups.into_iter().enumerate() {
+        let supersedes = if i == last { old.clone() } else { Vec::new() };
+        vault.store.sync()?;
+        IndexObject { supersedes, packs }.put(&*vault.store, &vault.keys)?;
+    }
+    vault.store.sync()?;
+    for id in &old {
+        vault.store.delete(&object::key(Class::Index, id))?;
+    }
+    vault.store.sync()?;
+    vault.refresh()
+}
