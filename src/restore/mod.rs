@@ -6,9 +6,30 @@
 //! - A file stands under its final name only when it is whole, with all of its metadata.
 //! - What could not be restored exactly is counted and listed, never passed over.
 
+mod batch;
+mod check;
+mod data;
+mod dir;
+mod item;
+mod job;
+mod journal;
+mod links;
+mod live;
+mod meta;
+mod select;
+mod sweep;
+mod tally;
+mod walk;
+
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub use check::check;
+use dir::Dir;
+use job::Job;
+use journal::Journal;
+pub use journal::recover;
 
 use crate::archive::PathError;
 use crate::model::{Error, Progress, Result};
@@ -74,26 +95,28 @@ pub struct RestoreOutcome {
     pub error_list: Vec<PathError>,
 }
 
-/// The checks made before a restore is queued: the target is absolute, a directory that can be
-/// written and none of Strongroom's own; the paths are in the backup.
-pub fn check(_vault: &Vault, _manifest: &Manifest, _request: &RestoreRequest) -> Result<()> {
-    Err(Error::failed("not built yet"))
-}
-
 /// Restores. Cancelled or failed, it leaves whole files only.
 pub fn run(
-    _vault: &Arc<Vault>,
-    _manifest: &Manifest,
-    _request: &RestoreRequest,
-    _progress: &Progress,
+    vault: &Arc<Vault>,
+    manifest: &Manifest,
+    request: &RestoreRequest,
+    progress: &Progress,
 ) -> Result<RestoreOutcome> {
-    Err(Error::failed("not built yet"))
-}
-
-/// Removes what an in-place restore that was cut short left behind, as its journal says; call it
-/// at start for every journal found. The journal itself is removed last. None is no error.
-pub fn recover(_journal: &std::path::Path) -> Result<()> {
-    Ok(())
+    check(vault, manifest, request)?;
+    let root_path = request.target.as_deref().unwrap_or(Path::new("/"));
+    let (handle, made) = job::open_root(root_path, !request.dry_run)?;
+    let job = Job::new(vault, manifest, request, progress, Dir::root(handle, made)?)?;
+    let root = vault.root_entry(&manifest.root)?;
+    let totals = job.selection.totals(vault, &root)?;
+    progress.expect(totals.entries, totals.bytes);
+    let journal = request.journal.as_deref().filter(|_| !request.dry_run);
+    let journal = journal.map(|path| Journal::new(path, root_path, &job.prefix));
+    let result = walk::walk(&job, root, journal.as_ref()).and_then(|()| job.settle());
+    if let Some(journal) = journal {
+        journal.close()?;
+    }
+    result?;
+    Ok(job.tally.outcome())
 }
 
 /// The form of an exported backup.
