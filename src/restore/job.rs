@@ -53,6 +53,8 @@ pub struct Job<'a> {
     pub root: Arc<Dir>,
     /// Paths that the backup could not read.
     pub unread: HashSet<Vec<u8>>,
+    /// A directory on each file system that is written to.
+    systems: Mutex<HashMap<(u32, u32), Arc<Dir>>>,
     counter: AtomicU64,
 }
 
@@ -87,6 +89,7 @@ impl<'a> Job<'a> {
                 Some(list) if request.delete => read_errors(vault, list)?.into_iter().map(|e| e.path).collect(),
                 _ => HashSet::new(),
             },
+            systems: Mutex::default(),
             counter: AtomicU64::new(0),
         })
     }
@@ -108,10 +111,24 @@ impl<'a> Job<'a> {
         for (dir, name, locks) in locks {
             self.lock_now(&dir, &name, locks, None).or_else(|e| self.tally.take(dir.path_of(&name), e))?;
         }
-        if self.request.dry_run || !self.root.exists() {
+        if self.request.dry_run {
             return Ok(());
         }
-        rustix::fs::syncfs(self.handle(&self.root)?).at(|| "cannot write the restored files to disk")
+        let systems = std::mem::take(&mut *self.systems.lock().unwrap_or_else(PoisonError::into_inner));
+        systems
+            .values()
+            .try_for_each(|dir| rustix::fs::syncfs(self.handle(dir)?).at(|| "cannot write the restored files to disk"))
+    }
+
+    /// Remembers which file system a directory is on.
+    pub fn touches(&self, dir: &Arc<Dir>) {
+        let above = dir.parent().and_then(|above| above.identity());
+        if let Some((device, _)) = dir.identity()
+            && above.is_none_or(|(d, _)| d != device)
+        {
+            let mut systems = self.systems.lock().unwrap_or_else(PoisonError::into_inner);
+            systems.entry(device).or_insert_with(|| dir.clone());
+        }
     }
 
     /// The handle of a directory.

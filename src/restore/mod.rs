@@ -156,3 +156,6 @@ pub fn export(
 ) -> Result<ExportOutcome> {
     Err(Error::failed("not built yet"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,11 +128,6 @@ impl Entries {
         Self { nodes, leaf: Vec::new().into_iter(), last: Vec::new(), named, node }
     }
 
-    /// Whether the whole directory is meant.
-    pub fn whole(&self) -> bool {
-        self.named.is_none()
-    }
-
     /// The next entry, and what is meant of it.
     pub fn next(&mut self, vault: &Vault) -> Result<Option<(Entry, Selection)>> {
         if let Some(named) = &mut self.named {

@@ -1,5 +1,8 @@
 //! The walk through a backup: directories are made on the way down, everything else is gathered
 //! into batches, and a directory's metadata is set once all that is in it is restored.
+//!
+//! The order is the archiver's, so that the first name of a hard link comes first: in a directory
+//! everything else before its directories; above the backup's paths as the names come.
 
 use std::sync::Arc;
 
@@ -14,16 +17,29 @@ use super::live;
 use super::meta::Scope;
 use super::select::{Entries, Selection};
 use super::tally::Tally;
-use crate::model::{Error, IoContext, Result};
+use crate::model::{Error, Id, IoContext, Result};
 use crate::source::stat::Type;
 use crate::vault::tree::{Entry, Kind, Origin};
 
 /// A directory whose entries are being walked.
 struct Level {
     entries: Entries,
+    /// Whether directories among them are still to be walked.
+    again: bool,
+    /// Where the entries come from.
+    source: (Id, Selection),
+    pass: Pass,
     complete: Complete,
     /// Names the backup holds, where others are to be removed.
     kept: Option<Vec<Vec<u8>>>,
+}
+
+/// Which entries of a directory are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Everything,
+    Others,
+    Directories,
 }
 
 /// Restores everything beneath the root entry.
@@ -52,7 +68,12 @@ impl Walk<'_> {
             self.job.progress.check()?;
             let dir = level.complete.dir.clone();
             match level.entries.next(self.job.vault) {
+                Ok(Some((entry, _))) if level.pass == Pass::Directories && !entry.is_dir() => {}
                 Ok(Some((entry, selection))) => {
+                    if level.pass == Pass::Others && entry.is_dir() {
+                        level.again = true;
+                        continue;
+                    }
                     if let Some(kept) = &mut level.kept {
                         kept.push(entry.name.clone());
                     }
@@ -62,7 +83,18 @@ impl Walk<'_> {
                         self.job.progress.add(totals.entries, totals.bytes);
                     }
                 }
-                Ok(None) => self.ascend()?,
+                Ok(None) => match std::mem::take(&mut level.again) {
+                    true => {
+                        level.entries = Entries::new(level.source.0, level.source.1.clone());
+                        level.pass = Pass::Directories;
+                    }
+                    false => {
+                        if let Some(kept) = &mut level.kept {
+                            kept.sort_unstable();
+                        }
+                        self.ascend()?;
+                    }
+                },
                 Err(e) => {
                     // What the rest of it holds is unknown, so nothing in it may be removed.
                     level.kept = None;
@@ -162,13 +194,16 @@ impl Walk<'_> {
             Origin::Ancestor => Scope::Ancestor,
             Origin::Read | Origin::Skipped => Scope::All,
         };
+        job.touches(&dir);
         let is_root = dir.parent().is_none();
         // The target itself stands for `/` only where the backup is one of `/`.
         let meta = (mine || (dir.made && !is_root)).then_some((entry.meta, scope));
         let sweeps = job.request.delete && mine && dir.exists() && !dir.made;
         let kept = sweeps.then(Vec::new);
-        let entries = Entries::new(node, selection);
-        self.levels.push(Level { entries, complete: Complete { dir, meta, locks }, kept });
+        let pass = if origin == Origin::Ancestor { Pass::Everything } else { Pass::Others };
+        let source = (node, selection);
+        let entries = Entries::new(node, source.1.clone());
+        self.levels.push(Level { entries, source, again: false, pass, complete: Complete { dir, meta, locks }, kept });
         Ok(())
     }
 
