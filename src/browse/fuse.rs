@@ -206,15 +206,22 @@ impl Filesystem for Fs {
         self.0.answer(parent, reply, ask, |reply, found| match found {
             Some(attr) => reply.entry(&ttl(attr.ino), &file_attr(&attr), Generation(0)),
             // Inode 0: the kernel remembers that there is no such name.
-            None => reply.entry(&FOREVER, &file_attr(&Attr::directory(Ino(0), 0, 0, Default::default())), Generation(0)),
+            None => {
+                reply.entry(&FOREVER, &file_attr(&Attr::directory(Ino(0), 0, 0, Default::default())), Generation(0))
+            }
         });
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let ino = Ino(ino.0);
-        self.0.answer(ino, reply, move |view, _| view.getattr(ino), move |reply, attr| {
-            reply.attr(&ttl(ino), &file_attr(&attr));
-        });
+        self.0.answer(
+            ino,
+            reply,
+            move |view, _| view.getattr(ino),
+            move |reply, attr| {
+                reply.attr(&ttl(ino), &file_attr(&attr));
+            },
+        );
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -254,10 +261,15 @@ impl Filesystem for Fs {
     fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::EINVAL) };
         let ino = Ino(ino.0);
-        self.0.wait(ino, reply, move |view| view.seek(ino, from, whence), |reply, at| match i64::try_from(at) {
-            Ok(at) => reply.offset(at),
-            Err(_) => reply.error(Errno::EOVERFLOW),
-        });
+        self.0.wait(
+            ino,
+            reply,
+            move |view| view.seek(ino, from, whence),
+            |reply, at| match i64::try_from(at) {
+                Ok(at) => reply.offset(at),
+                Err(_) => reply.error(Errno::EOVERFLOW),
+            },
+        );
     }
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {

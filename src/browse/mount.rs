@@ -119,11 +119,7 @@ pub fn prepare(point: &Path) -> Result<PathBuf> {
     let (Some(parent), Some(name)) = (point.parent(), point.file_name()) else {
         return Err(Error::invalid("the mount point cannot be /"));
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(parent)
-        .at(|| format!("cannot make {}", parent.display()))?;
+    DirBuilder::new().recursive(true).mode(0o755).create(parent).at(|| format!("cannot make {}", parent.display()))?;
     // The last part is not resolved: a dead mount answers nothing.
     let parent = fs::canonicalize(parent).at(|| format!("cannot find {}", parent.display()))?;
     let point = parent.join(name);

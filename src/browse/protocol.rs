@@ -159,7 +159,11 @@ impl Line {
         let mut limited = (&mut self.read).take(LONGEST);
         limited.read_until(b'\n', &mut text).at(|| "cannot read from the browse socket")?;
         if text.last() != Some(&b'\n') {
-            return if text.is_empty() { Ok(None) } else { Err(Error::failed("a message on the browse socket is cut off")) };
+            return if text.is_empty() {
+                Ok(None)
+            } else {
+                Err(Error::failed("a message on the browse socket is cut off"))
+            };
         }
         serde_json::from_slice(&text)
             .map(Some)

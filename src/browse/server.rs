@@ -59,7 +59,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
     match start(&options) {
         Ok((served, mount)) => {
-            report(&options, &Response::Done);
+            report(&options, &welcome(&mount));
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             let ended = served.run();
             tracing::warn!("{} was unmounted by somebody else: {ended:?}", mount.display());
@@ -78,6 +78,10 @@ fn report(options: &Options, response: &Response) {
         let mut out = std::io::stdout();
         let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     }
+}
+
+fn welcome(mount: &Path) -> Response {
+    Response::Welcome { version: VERSION, pid: std::process::id(), mount: mount.to_path_buf() }
 }
 
 /// What the threads that serve connections share.
@@ -214,9 +218,7 @@ impl Server {
     fn talk(&self, line: &mut Line, socket: &Path) -> Result<()> {
         while let Some(request) = line.receive::<Request>()? {
             let response = match request {
-                Request::Hello(_) => {
-                    Response::Welcome { version: VERSION, pid: std::process::id(), mount: self.mount.clone() }
-                }
+                Request::Hello(_) => welcome(&self.mount),
                 Request::Stop => {
                     let _ = line.send(&Response::Done);
                     self.end(socket)

@@ -244,9 +244,8 @@ impl Tree {
             let Some(spot) = self.by_name(&dir, name)? else { return Ok(number) };
             let found = spot.entry()?;
             if names.peek().is_none() {
-                let same = found.link == Link::First { nlink: *nlink }
-                    && found.kind == entry.kind
-                    && found.meta == entry.meta;
+                let same =
+                    found.link == Link::First { nlink: *nlink } && found.kind == entry.kind && found.meta == entry.meta;
                 return Ok(if same { spot.number } else { number });
             }
             match Dir::of(spot.number, found) {

@@ -152,9 +152,9 @@ impl View {
         let dirs = mounted.tree.dirs(ino.number())?;
         let dir = dirs.last().copied().unwrap_or(mounted.tree.root());
         // The first entries must be there before anything is given, or a failure would be lost.
-        mounted.tree.list(&dir, after, &mut |number, entry| {
-            entry_attr(&mounted, ino, &dirs, number, entry).map(|_| false)
-        })?;
+        mounted
+            .tree
+            .list(&dir, after, &mut |number, entry| entry_attr(&mounted, ino, &dirs, number, entry).map(|_| false))?;
         let parent = match dirs.len().checked_sub(2).and_then(|above| dirs.get(above)) {
             Some(above) => ino.sibling(above.number, true),
             None => self.world().parent(ino.slot()),
