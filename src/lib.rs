@@ -3,6 +3,7 @@
 //! Rooms, from the bottom up; imports point upwards in this list only (see `ARCHITECTURE.md`).
 
 pub mod archive;
+pub mod browse;
 pub mod model;
 pub mod restore;
 pub mod source;
