@@ -4,8 +4,13 @@
 
 pub mod archive;
 pub mod browse;
+pub mod bus;
+pub mod catalog;
+pub mod cli;
+pub mod jobs;
 pub mod model;
 pub mod restore;
+pub mod service;
 pub mod source;
 pub mod store;
 pub mod vault;
