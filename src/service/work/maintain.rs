@@ -126,8 +126,10 @@ impl Service {
         }
         let mut result = json!({
             "blobs": found.blobs, "bytes": found.bytes, "problems": count, "read_data": read_data,
-            "damaged_backups": damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>(),
         });
+        if !damaged.is_empty() {
+            result["damaged_backups"] = damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>().into();
+        }
         if !problems.is_empty() {
             result["problem_list"] = problems.into();
         }
