@@ -107,7 +107,7 @@ impl Service {
         let mut damaged = Vec::new();
         let mut problems: Vec<serde_json::Value> =
             found.problems.iter().take(LISTED).map(|p| json!({"object": p.object, "message": p.message})).collect();
-        let mut count = found.problems.len();
+        let mut count = found.problem_count;
         for backup in promised.iter().filter(|b| !b.deleting) {
             let Some(manifest) = backup.manifest else { continue };
             if !(whole || only.contains(&manifest)) {
