@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::output;
 use super::session::{Options, Session};
 use crate::bus::client::Signals;
+use crate::model::value::map_to_json;
 use crate::model::{Error, ErrorKind, Map, Result, Value};
 
 /// How often progress is looked at.
@@ -50,11 +51,12 @@ impl Session {
             let job = self.client.object("GetJob", &id).await?;
             match output::text(&job, "state").as_str() {
                 "completed" => {
-                    view.finish(&job);
+                    view.clear();
                     return Ok(Outcome::Completed(job));
                 }
                 "failed" | "cancelled" => {
                     view.clear();
+                    self.explain(&job);
                     return Err(why(&job));
                 }
                 _ => view.show(&job),
@@ -67,6 +69,19 @@ impl Session {
                     if self.interrupted(id).await? {
                         return Ok(Outcome::Left(id));
                     }
+                }
+            }
+        }
+    }
+
+    /// What a job that failed has found, besides the reason that becomes the error.
+    fn explain(&self, job: &Map) {
+        if self.json {
+            output::json(&map_to_json(job));
+        } else if let Some(Value::Map(result)) = job.get("result") {
+            if let Some(Value::Maps(problems)) = result.get("problem_list") {
+                for problem in problems {
+                    output::note(format!("  {}: {}", output::text(problem, "object"), output::text(problem, "message")));
                 }
             }
         }
@@ -194,10 +209,6 @@ impl View {
                 self.told = Some((state, Instant::now()));
             }
         }
-    }
-
-    fn finish(&self, _job: &Map) {
-        self.clear();
     }
 
     fn clear(&self) {
