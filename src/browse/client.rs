@@ -276,17 +276,17 @@ impl Inner {
         let (send, receive) = std::sync::mpsc::channel();
         if let Some(out) = child.stdout.take() {
             let reading = thread::Builder::new().name("browse-start".to_owned()).spawn(move || {
-                let mut text = String::new();
-                let _ = BufReader::new(out).read_line(&mut text);
-                let _ = send.send(text);
+                // The program may say other things first.
+                let lines = BufReader::new(out).lines().map_while(|line| line.ok());
+                let report = |line: String| serde_json::from_str::<Response>(line.get(line.find('{')?..)?).ok();
+                let _ = send.send(lines.filter_map(report).next());
             });
             reading.at(|| "cannot start a thread")?;
         }
-        let text = receive.recv_timeout(STARTING).unwrap_or_default();
-        let error = match serde_json::from_str(&text) {
-            Ok(Response::Failed(error)) => error,
-            Ok(_) => return Ok(child),
-            Err(_) => Error::failed("it ended, or did not get ready in time"),
+        let error = match receive.recv_timeout(STARTING).ok().flatten() {
+            Some(Response::Failed(error)) => error,
+            Some(_) => return Ok(child),
+            None => Error::failed("it ended, or did not get ready in time"),
         };
         let _ = child.kill();
         let _ = child.wait();

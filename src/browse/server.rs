@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -58,10 +59,13 @@ pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
     // Fails where the caller has set up a journal already.
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
     match start(&options) {
-        Ok((served, mount)) => {
-            report(&options, &Response::Done);
+        Ok((served, mount, ending)) => {
+            report(&options, &welcome(&mount));
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             let ended = served.run();
+            if ending.load(Ordering::SeqCst) {
+                return 0;
+            }
             tracing::warn!("{} was unmounted by somebody else: {ended:?}", mount.display());
             3
         }
@@ -80,6 +84,10 @@ fn report(options: &Options, response: &Response) {
     }
 }
 
+fn welcome(mount: &Path) -> Response {
+    Response::Welcome { version: VERSION, pid: std::process::id(), mount: mount.to_path_buf() }
+}
+
 /// What the threads that serve connections share.
 struct Server {
     view: Arc<View>,
@@ -89,6 +97,8 @@ struct Server {
     changing: Mutex<()>,
     /// Connections, and since when there have been none.
     connected: Mutex<(usize, Instant)>,
+    /// Whether the process itself ends the mount.
+    ending: Arc<AtomicBool>,
     /// Held for the life of the process: one process per socket.
     _lock: Flock<File>,
 }
@@ -107,7 +117,7 @@ fn lock(socket: &Path) -> Result<Flock<File>> {
     })
 }
 
-fn start(options: &Options) -> Result<(fuse::Served, PathBuf)> {
+fn start(options: &Options) -> Result<(fuse::Served, PathBuf, Arc<AtomicBool>)> {
     process::settle();
     let signals = process::block_signals()?;
     make_dir(&options.socket)?;
@@ -116,6 +126,7 @@ fn start(options: &Options) -> Result<(fuse::Served, PathBuf)> {
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let view = Arc::new(View::new(threads).at(|| "cannot start threads")?);
     let device = mount::attach(&point)?;
+    let ending = Arc::new(AtomicBool::new(false));
     let rest = || {
         let served = fuse::open(view.clone(), device, threads).at(|| "the kernel does not agree on FUSE")?;
         mount::tune(&point);
@@ -126,6 +137,7 @@ fn start(options: &Options) -> Result<(fuse::Served, PathBuf)> {
             mount: point.clone(),
             changing: Mutex::default(),
             connected: Mutex::new((0, Instant::now())),
+            ending: ending.clone(),
             _lock: lock,
         });
         let (waiting, at) = (server.clone(), options.socket.clone());
@@ -153,7 +165,7 @@ fn start(options: &Options) -> Result<(fuse::Served, PathBuf)> {
         Ok(served)
     };
     match rest() {
-        Ok(served) => Ok((served, point)),
+        Ok(served) => Ok((served, point, ending)),
         Err(error) => {
             let _ = mount::detach(&point);
             Err(error)
@@ -168,6 +180,8 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<()> {
 impl Server {
     /// Detaches the mount and ends the process.
     fn end(&self, socket: &Path) -> ! {
+        self.ending.store(true, Ordering::SeqCst);
+        let _ = std::fs::remove_file(socket);
         let code = match mount::detach(&self.mount) {
             Ok(()) => 0,
             Err(error) => {
@@ -175,7 +189,6 @@ impl Server {
                 1
             }
         };
-        let _ = std::fs::remove_file(socket);
         std::process::exit(code)
     }
 
@@ -214,9 +227,7 @@ impl Server {
     fn talk(&self, line: &mut Line, socket: &Path) -> Result<()> {
         while let Some(request) = line.receive::<Request>()? {
             let response = match request {
-                Request::Hello(_) => {
-                    Response::Welcome { version: VERSION, pid: std::process::id(), mount: self.mount.clone() }
-                }
+                Request::Hello(_) => welcome(&self.mount),
                 Request::Stop => {
                     let _ = line.send(&Response::Done);
                     self.end(socket)
