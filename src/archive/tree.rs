@@ -114,7 +114,7 @@ impl Directory {
             meta,
             origin,
             slots: Mutex::new(std::iter::repeat_with(|| None).take(entries).collect()),
-            // One more each for the walker, which lets go by `seal`.
+            // One more each for the walker, which lets go by `files_listed` and `seal`.
             pending: AtomicUsize::new(entries + 1),
             files: AtomicUsize::new(entries - directories + 1),
             block: OnceLock::new(),
@@ -136,9 +136,14 @@ impl Directory {
         self.block.get().map(Vec::as_slice)
     }
 
-    /// Says that the walker has been through the directory.
-    pub fn seal(self: &Arc<Self>, context: &Context<'_>) -> Result<()> {
+    /// Says that the walker has been through the entries that are no directories, so that the
+    /// block of the change cache need not wait for what is beneath.
+    pub fn files_listed(&self) {
         self.file_done();
+    }
+
+    /// Says that the walker will put in no more entries itself.
+    pub fn seal(self: &Arc<Self>, context: &Context<'_>) -> Result<()> {
         self.done(context)
     }
 

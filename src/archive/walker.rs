@@ -212,34 +212,36 @@ impl<'a> Walker<'a> {
         let directory = Directory::new(parent, path, meta, Origin::Ancestor, below.len(), directories);
         self.remember(&directory)?;
         let mut block = self.cache.block(&directory.path);
-        for (slot, (name, plan, stat)) in below.iter().enumerate() {
+        for (slot, (name, plan, stat)) in below.iter().enumerate().filter(|(_, (_, _, stat))| !is_dir(stat)) {
             let path = directory.child_path(name);
             match stat {
-                Err(e) => {
-                    self.context.errors.add(path, if *e == Errno::NOENT { "vanished" } else { "unreadable" }, e);
-                    directory.file(self.context, slot, None)?;
-                }
                 Ok(stat) if plan.wanted => {
                     self.found += 1;
-                    if stat.kind == Type::Directory {
-                        let top = self.open(&directory, slot, fd, name, None)?;
-                        self.descend(top)?;
-                    } else {
-                        self.entry(&directory, slot, fd, name, *stat, &mut block)?;
-                    }
+                    self.entry(&directory, slot, fd, name, *stat, &mut block)?;
+                    continue;
                 }
-                Ok(stat) if stat.kind == Type::Directory => match self.follow(fd, name) {
-                    Ok((below, stat)) => {
-                        self.ancestor(Some((directory.clone(), slot)), &Arc::new(below), stat, path, plan)?;
-                    }
-                    Err(e) => {
-                        self.context.errors.add(path, "unreadable", e);
-                        directory.no_directory(self.context, slot, None)?;
-                    }
-                },
-                Ok(_) => {
-                    self.context.errors.add(path, "unreadable", "it is not a directory");
-                    directory.file(self.context, slot, None)?;
+                Ok(_) => self.context.errors.add(path, "unreadable", "it is not a directory"),
+                Err(Errno::NOENT) => self.context.errors.add(path, "vanished", "it does not exist"),
+                Err(e) => self.context.errors.add(path, "unreadable", e),
+            }
+            directory.file(self.context, slot, None)?;
+        }
+        directory.files_listed();
+        for (slot, (name, plan, _)) in below.iter().enumerate().filter(|(_, (_, _, stat))| is_dir(stat)) {
+            if plan.wanted {
+                self.found += 1;
+                let top = self.open(&directory, slot, fd, name, None)?;
+                self.descend(top)?;
+                continue;
+            }
+            match self.follow(fd, name) {
+                Ok((below, stat)) => {
+                    let path = directory.child_path(name);
+                    self.ancestor(Some((directory.clone(), slot)), &Arc::new(below), stat, path, plan)?;
+                }
+                Err(e) => {
+                    self.context.errors.add(directory.child_path(name), "unreadable", e);
+                    directory.no_directory(self.context, slot, None)?;
                 }
             }
         }
@@ -351,6 +353,7 @@ impl<'a> Walker<'a> {
             }
         }
         ahead.reverse();
+        directory.files_listed();
         directory.seal(self.context)?;
         Ok(Some(Frame { directory, fd, stat, ahead }))
     }

@@ -1,0 +1,84 @@
+//! A bounded cache that many threads read at once.
+//!
+//! Readers take a shared lock on one of several shards. When a shard is too heavy, values that
+//! were not read since the last look are dropped (second chance), so that one pass over a large
+//! tree does not push out what is in constant use.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock};
+
+const SHARDS: usize = 16;
+
+struct Kept<V> {
+    value: V,
+    weight: usize,
+    used: AtomicBool,
+}
+
+struct Shard<K, V> {
+    kept: HashMap<K, Kept<V>>,
+    weight: usize,
+}
+
+/// Values by key, no more than a total weight of them.
+pub struct Cache<K, V> {
+    shards: Vec<RwLock<Shard<K, V>>>,
+    hasher: RandomState,
+    limit: usize,
+}
+
+impl<K: Hash + Eq + Copy, V: Clone> Cache<K, V> {
+    /// A cache for values that weigh up to `limit` together.
+    pub fn new(limit: usize) -> Self {
+        let shard = || RwLock::new(Shard { kept: HashMap::new(), weight: 0 });
+        Self {
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+            hasher: RandomState::new(),
+            limit: (limit / SHARDS).max(1),
+        }
+    }
+
+    fn shard(&self, key: &K) -> &RwLock<Shard<K, V>> {
+        let at = usize::try_from(self.hasher.hash_one(key) >> 48).unwrap_or(0) % self.shards.len();
+        &self.shards[at]
+    }
+
+    /// The value, if it is kept.
+    pub fn get(&self, key: &K) -> Option<V> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        let kept = shard.kept.get(key)?;
+        // Written only when it changes: the line stays shared among the readers' cores.
+        if !kept.used.load(Ordering::Relaxed) {
+            kept.used.store(true, Ordering::Relaxed);
+        }
+        Some(kept.value.clone())
+    }
+
+    /// Keeps the value, dropping others where it gets too much. A value that alone is heavier
+    /// than the limit is kept too, until the next one comes.
+    pub fn put(&self, key: K, value: V, weight: usize) {
+        let mut shard = self.shard(&key).write().unwrap_or_else(PoisonError::into_inner);
+        let kept = Kept { value, weight, used: AtomicBool::new(true) };
+        shard.weight = shard.weight.saturating_add(weight);
+        if let Some(old) = shard.kept.insert(key, kept) {
+            shard.weight = shard.weight.saturating_sub(old.weight);
+        }
+        // The first round drops what was not used, the second what the first has marked so.
+        for _ in 0..2 {
+            if shard.weight <= self.limit {
+                break;
+            }
+            let (mut left, aim) = (shard.weight, self.limit / 8 * 7);
+            shard.kept.retain(|k, kept| {
+                if *k == key || left <= aim || kept.used.swap(false, Ordering::Relaxed) {
+                    return true;
+                }
+                left = left.saturating_sub(kept.weight);
+                false
+            });
+            shard.weight = left;
+        }
+    }
+}

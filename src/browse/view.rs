@@ -1,0 +1,357 @@
+//! The file system's answers, in its own terms.
+//!
+//! All but [`View::read`], [`View::seek`] and [`View::load`] answer from memory or say what is
+//! missing; those three wait for the vault.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use nix::errno::Errno;
+use nix::libc;
+use uuid::Uuid;
+
+use crate::model::{Error, Result};
+use crate::vault::tree::{Entry, Kind};
+
+use super::ahead::Ahead;
+use super::attr::Attr;
+use super::cache::Cache;
+use super::fail::{Answer, Fail};
+use super::file::{Data, FileMap};
+use super::ino::Ino;
+use super::sheet::Sheets;
+use super::source::{TreeSource, VaultSource};
+use super::tree::Dir;
+use super::types::{BackupView, Policy, VaultAccess};
+use super::virtuals::Change;
+use super::world::{Mounted, World};
+
+/// Memory for maps of files, in bytes.
+const MAPS: usize = 32 << 20;
+
+/// A request asks for no more nodes than this one after another; a path that needs more is not
+/// of this world.
+const PATIENCE: usize = 100_000;
+
+/// One name in a listing.
+pub struct Row<'a> {
+    /// Where to go on after it.
+    pub cookie: u64,
+    /// The name.
+    pub name: &'a [u8],
+    /// What it names. For `.` and `..` only the number and the kind are right.
+    pub attr: Attr,
+    /// Whether the attributes are right; if not they must be asked for before they are used.
+    pub sure: bool,
+}
+
+/// Everything that can be seen, and how to read it.
+pub struct View {
+    world: RwLock<World>,
+    sources: Mutex<HashMap<Uuid, Arc<VaultSource>>>,
+    sheets: Arc<Sheets>,
+    maps: Cache<Ino, Arc<FileMap>>,
+    ahead: Ahead,
+}
+
+impl View {
+    /// A view of nothing, with `threads` workers that read ahead.
+    pub fn new(threads: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            world: RwLock::default(),
+            sources: Mutex::default(),
+            sheets: Arc::default(),
+            maps: Cache::new(MAPS),
+            ahead: Ahead::new(threads)?,
+        })
+    }
+
+    fn world(&self) -> RwLockReadGuard<'_, World> {
+        self.world.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mounted(&self, ino: Ino) -> Answer<Arc<Mounted>> {
+        self.world().mounted(ino.slot()).cloned().ok_or(Fail::Errno(Errno::ESTALE))
+    }
+
+    /// What `name` in the directory `parent` is; `None` where there never will be such a name.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Answer<Option<Attr>> {
+        if parent.is_virtual() {
+            let world = self.world();
+            let ino = world.virtuals().lookup(parent, name).ok_or(Errno::ENOENT)?;
+            return virtual_attr(&world, ino).map(Some);
+        }
+        let mounted = self.mounted(parent)?;
+        let dirs = mounted.tree.dirs(parent.number())?;
+        let dir = dirs.last().copied().unwrap_or(mounted.tree.root());
+        match mounted.tree.by_name(&dir, name)? {
+            Some(spot) => entry_attr(&mounted, parent, &dirs, spot.number, spot.entry()?).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The attributes of an inode.
+    pub fn getattr(&self, ino: Ino) -> Answer<Attr> {
+        if ino.is_virtual() || ino.number() == 0 {
+            return virtual_attr(&self.world(), ino);
+        }
+        self.entry(ino, |mounted, entry| Ok(Attr::entry(ino, entry, mounted.view.policy, mounted.created)))
+    }
+
+    /// Gives the archived entry of an inode to `look`.
+    fn entry<T>(&self, ino: Ino, look: impl FnOnce(&Mounted, &Entry) -> Answer<T>) -> Answer<T> {
+        let mounted = self.mounted(ino)?;
+        let place = mounted.tree.place(ino.number())?;
+        let entry = place.spot.entry()?;
+        if entry.kind == Kind::Unread { Err(Fail::Errno(Errno::ENOENT)) } else { look(&mounted, entry) }
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, ino: Ino) -> Answer<Vec<u8>> {
+        if ino.is_virtual() {
+            let world = self.world();
+            let target = world.virtuals().readlink(ino).map(<[u8]>::to_vec);
+            return target.ok_or(Fail::Errno(Errno::EINVAL));
+        }
+        self.entry(ino, |_, entry| match &entry.kind {
+            Kind::Symlink { target } => Ok(target.clone()),
+            _ => Err(Fail::Errno(Errno::EINVAL)),
+        })
+    }
+
+    /// Gives `each` the names in a directory that follow `cookie`, until it answers `false`.
+    /// Failures count only as long as nothing was given.
+    pub fn list(&self, ino: Ino, cookie: u64, each: &mut dyn FnMut(Row<'_>) -> bool) -> Answer<()> {
+        let bare = |ino| Attr::directory(ino, 0o755, 0, Default::default());
+        let dots = |parent: Ino, each: &mut dyn FnMut(Row<'_>) -> bool| {
+            let rows = [(1, &b"."[..], ino), (2, &b".."[..], parent)];
+            let mut rest = rows.into_iter().filter(|(at, ..)| *at > cookie);
+            rest.all(|(cookie, name, ino)| each(Row { cookie, name, attr: bare(ino), sure: false }))
+        };
+        // Rows of entries come after the two dots.
+        let after = cookie.saturating_sub(2);
+        if ino.is_virtual() {
+            let world = self.world();
+            let parent = world.virtuals().parent(ino).ok_or(Errno::ENOTDIR)?;
+            if !dots(parent, each) {
+                return Ok(());
+            }
+            for (row, name, child) in world.virtuals().list(ino, after).ok_or(Errno::ENOTDIR)? {
+                // What is not in memory is left to be asked for: there may be very many backups.
+                let (attr, sure) = match virtual_attr(&world, child) {
+                    Ok(attr) => (attr, true),
+                    Err(_) => (Attr { mode: 0o700, ..bare(child) }, false),
+                };
+                if !each(Row { cookie: row + 2, name, attr, sure }) {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let mounted = self.mounted(ino)?;
+        let dirs = mounted.tree.dirs(ino.number())?;
+        let dir = dirs.last().copied().unwrap_or(mounted.tree.root());
+        // The first entries must be there before anything is given, or a failure would be lost.
+        mounted
+            .tree
+            .list(&dir, after, &mut |number, entry| entry_attr(&mounted, ino, &dirs, number, entry).map(|_| false))?;
+        let parent = match dirs.len().checked_sub(2).and_then(|above| dirs.get(above)) {
+            Some(above) => ino.sibling(above.number, true),
+            None => self.world().parent(ino.slot()),
+        };
+        if !dots(parent, each) {
+            return Ok(());
+        }
+        mounted.tree.list(&dir, after, &mut |number, entry| {
+            let attr = entry_attr(&mounted, ino, &dirs, number, entry)?;
+            Ok(each(Row { cookie: number - dir.number + 2, name: &entry.name, attr, sure: true }))
+        })
+    }
+
+    /// Gives `look` the extended attributes of an inode.
+    pub fn xattrs<T>(&self, ino: Ino, look: impl FnOnce(&[(Vec<u8>, Vec<u8>)]) -> Answer<T>) -> Answer<T> {
+        if ino.is_virtual() {
+            return look(&[]);
+        }
+        if ino.number() == 0 {
+            let mounted = self.mounted(ino)?;
+            return match mounted.view.policy {
+                Policy::Strict => mounted.tree.root_entry(|root| look(root.map_or(&[], |r| &r.meta.xattrs)))?,
+                _ => look(&[]),
+            };
+        }
+        self.entry(ino, |_, entry| look(&entry.meta.xattrs))
+    }
+
+    /// The inode flags of an inode, as `FS_IOC_GETFLAGS` has them.
+    pub fn flags(&self, ino: Ino) -> Answer<u32> {
+        if ino.is_virtual() || ino.number() == 0 {
+            return Ok(0);
+        }
+        self.entry(ino, |_, entry| Ok(entry.meta.flags))
+    }
+
+    /// Reads what an answer was missing. Waits for the vault.
+    pub fn load(&self, source: &Arc<dyn TreeSource>, node: &crate::model::Id) -> Result<()> {
+        self.sheets.load(source, node)
+    }
+
+    /// Asks until nothing is missing any more. Waits for the vault.
+    pub fn insist<T>(&self, mut ask: impl FnMut() -> Answer<T>) -> Answer<T> {
+        for _ in 0..PATIENCE {
+            match ask() {
+                Err(Fail::Missing(source, node)) => self.load(&source, &node)?,
+                other => return other,
+            }
+        }
+        Err(Fail::Broken(Error::damaged("a path leads through too many directories")))
+    }
+
+    /// The map of a file, made if it is not in memory. Waits for the vault.
+    fn map(&self, ino: Ino) -> Answer<(Arc<dyn TreeSource>, Arc<FileMap>)> {
+        let source = self.mounted(ino)?.tree.source().clone();
+        if let Some(map) = self.maps.get(&ino) {
+            return Ok((source, map));
+        }
+        let (size, holes, content) = self.insist(|| {
+            self.entry(ino, |_, entry| match &entry.kind {
+                Kind::File { size, holes, content } => Ok((*size, holes.clone(), content.clone())),
+                Kind::Directory { .. } => Err(Fail::Errno(Errno::EISDIR)),
+                _ => Err(Fail::Errno(Errno::EINVAL)),
+            })
+        })?;
+        let map = Arc::new(FileMap::new(size, &holes, &content, source.as_ref())?);
+        self.maps.put(ino, map.clone(), map.weight());
+        Ok((source, map))
+    }
+
+    /// Bytes of a file. Waits for the vault.
+    pub fn read(&self, ino: Ino, offset: u64, size: u64) -> Answer<Data> {
+        let (source, map) = self.map(ino)?;
+        for id in map.ahead(offset, size) {
+            self.ahead.want(&source, id);
+        }
+        Ok(map.read(source.as_ref(), offset, size)?)
+    }
+
+    /// Where data or a hole begins. Waits for the vault.
+    pub fn seek(&self, ino: Ino, offset: u64, whence: i32) -> Answer<u64> {
+        let data = match whence {
+            libc::SEEK_DATA => true,
+            libc::SEEK_HOLE => false,
+            _ => return Err(Fail::Errno(Errno::EINVAL)),
+        };
+        self.map(ino)?.1.seek(offset, data)
+    }
+
+    /// Which backup an inode belongs to and its path there, for the journal.
+    pub fn describe(&self, ino: Ino) -> (u64, String) {
+        let Ok(mounted) = self.mounted(ino) else { return (0, "?".to_owned()) };
+        let mut path = String::new();
+        if let Ok(place) = mounted.tree.place(ino.number()) {
+            let numbers = place.dirs.iter().skip(1).map(|dir| dir.number).chain([ino.number()]);
+            for number in numbers {
+                path.push('/');
+                match mounted.tree.place(number).and_then(|p| p.spot.entry().map(|e| e.name.clone())) {
+                    Ok(name) => path.push_str(&String::from_utf8_lossy(&name)),
+                    Err(_) => path.push('?'),
+                }
+            }
+        } else {
+            path.push('/');
+            if ino.number() != 0 {
+                path.push('…');
+            }
+        }
+        (mounted.view.id, path)
+    }
+
+    fn source(&self, access: &VaultAccess) -> Arc<VaultSource> {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        match sources.get(&access.uuid) {
+            Some(known) if known.access().same(access) => known.clone(),
+            _ => {
+                let source = Arc::new(VaultSource::new(access.clone()));
+                sources.insert(access.uuid, source.clone());
+                source
+            }
+        }
+    }
+
+    /// Shows exactly `backups`, and gives the names that changed. Vaults are opened when their
+    /// backups are first looked into.
+    pub fn set(&self, vaults: &[VaultAccess], backups: Vec<BackupView>) -> (Vec<Change>, Result<()>) {
+        let sources: HashMap<Uuid, Arc<dyn TreeSource>> =
+            vaults.iter().map(|access| (access.uuid, self.source(access) as Arc<dyn TreeSource>)).collect();
+        let mut result = Ok(());
+        let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+        let wanted: std::collections::HashSet<u64> = backups.iter().map(|backup| backup.id).collect();
+        for id in world.ids() {
+            if !wanted.contains(&id) {
+                world.remove(id);
+            }
+        }
+        for backup in backups {
+            let id = backup.id;
+            let added = match sources.get(&backup.vault) {
+                Some(source) => world.add(backup, source, &self.sheets),
+                None => Err(Error::invalid(format!("the vault {} of backup {id} was not named", backup.vault))),
+            };
+            if let Err(error) = added {
+                tracing::warn!(backup = id, "a backup cannot be shown: {error}");
+                world.remove(id);
+                result = result.and(Err(error.context(format!("backup {id} cannot be shown"))));
+            }
+        }
+        (world.settle(), result)
+    }
+
+    /// Shows one more backup once its root directory can be read, and gives the names that
+    /// changed. Waits for the vault.
+    pub fn add(&self, access: &VaultAccess, backup: BackupView) -> Result<Vec<Change>> {
+        backup.check()?;
+        let vault = self.source(access);
+        let source = vault.clone() as Arc<dyn TreeSource>;
+        let read = || match self.sheets.get(&source, &backup.root, backup.totals.entries) {
+            Err(Fail::Missing(source, node)) => self.load(&source, &node),
+            Err(Fail::Broken(error)) => Err(error),
+            _ => Ok(()),
+        };
+        if read().is_err() {
+            vault.refresh_now().and_then(|()| read()).map_err(|e| e.context("its root directory cannot be read"))?;
+        }
+        let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+        world.add(backup, &source, &self.sheets)?;
+        Ok(world.settle())
+    }
+
+    /// Shows a backup no longer, and gives the names that changed.
+    pub fn remove(&self, id: u64) -> Vec<Change> {
+        let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+        world.remove(id);
+        world.settle()
+    }
+
+    /// Shows a backup from any source, for tests.
+    #[cfg(test)]
+    pub fn add_from(&self, source: &Arc<dyn TreeSource>, backup: BackupView) -> Result<Vec<Change>> {
+        let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+        world.add(backup, source, &self.sheets)?;
+        Ok(world.settle())
+    }
+}
+
+/// The attributes of a virtual inode or of a backup's root directory.
+fn virtual_attr(world: &World, ino: Ino) -> Answer<Attr> {
+    if ino.is_virtual() {
+        return world.virtuals().attr(ino).ok_or(Fail::Errno(Errno::ESTALE));
+    }
+    world.mounted(ino.slot()).ok_or(Errno::ESTALE)?.root(ino.slot())
+}
+
+/// The attributes of an entry of the last of `dirs`, which has the inode `parent`.
+fn entry_attr(mounted: &Mounted, parent: Ino, dirs: &[Dir], number: u64, entry: &Entry) -> Answer<Attr> {
+    let inode = mounted.tree.inode(dirs, number, entry)?;
+    let ino = parent.sibling(inode, entry.is_dir());
+    Ok(Attr::entry(ino, entry, mounted.view.policy, mounted.created))
+}

@@ -1,0 +1,201 @@
+//! Which backups there are, and where they are seen.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::model::{Error, Result};
+use crate::vault::tree::Time;
+
+use super::attr::{self, Attr};
+use super::fail::Answer;
+use super::ino::{Ino, MAX_SLOT, ROOT};
+use super::sheet::Sheets;
+use super::source::TreeSource;
+use super::tree::Tree;
+use super::types::{BackupView, Policy};
+use super::virtuals::{Change, Virtuals};
+
+/// A backup that can be seen.
+pub struct Mounted {
+    /// What the daemon said about it.
+    pub view: BackupView,
+    /// The first of its two slots.
+    pub slot: u64,
+    /// Its tree.
+    pub tree: Arc<Tree>,
+    /// When it was made.
+    pub created: Time,
+    /// The resource's directory.
+    home: Ino,
+}
+
+impl Mounted {
+    /// The attributes of its root directory as seen in `slot`: the archived ones where they
+    /// decide who may enter, else those that let in the one who may.
+    pub fn root(&self, slot: u64) -> Answer<Attr> {
+        let (ino, policy, created) = (Ino::new(slot, 0), self.view.policy, self.created);
+        if policy != Policy::Strict {
+            return Ok(Attr::root(ino, policy, created));
+        }
+        self.tree.root_entry(|entry| match entry {
+            Some(entry) => Attr::entry(ino, entry, policy, created),
+            None => Attr::root(ino, policy, created),
+        })
+    }
+}
+
+/// The backups of one resource.
+#[derive(Default)]
+struct Shelf(BTreeMap<(Timestamp, u64), (Policy, bool)>);
+
+impl Shelf {
+    /// Mode and owner of the resource's directory. Where its backups differ anybody may pass
+    /// through but not list, and each backup keeps its own door.
+    fn door(&self) -> (u16, u32) {
+        let mut policies = self.0.values().map(|(policy, _)| *policy);
+        match policies.next() {
+            Some(first) if policies.all(|other| other == first) => attr::door(first),
+            _ => (0o711, 0),
+        }
+    }
+}
+
+/// Everything that can be seen.
+pub struct World {
+    next_slot: u64,
+    /// By the first of their slots.
+    mounted: HashMap<u64, Arc<Mounted>>,
+    slots: BTreeMap<u64, u64>,
+    shelves: HashMap<Ino, Shelf>,
+    touched: BTreeSet<Ino>,
+    virtuals: Virtuals,
+    resources: Ino,
+    backups: Ino,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let mut virtuals = Virtuals::default();
+        let resources = virtuals.make_dir(ROOT, b"resources");
+        let backups = virtuals.make_dir(ROOT, b"backups");
+        let (mounted, slots) = (HashMap::new(), BTreeMap::new());
+        let (shelves, touched) = (HashMap::new(), BTreeSet::new());
+        Self { next_slot: 2, mounted, slots, shelves, touched, virtuals, resources, backups }
+    }
+}
+
+impl World {
+    /// The virtual inodes.
+    pub fn virtuals(&self) -> &Virtuals {
+        &self.virtuals
+    }
+
+    /// The backup that one of its slots belongs to.
+    pub fn mounted(&self, slot: u64) -> Option<&Arc<Mounted>> {
+        self.mounted.get(&(slot & !1))
+    }
+
+    /// The directory that holds the root directory of a backup as seen in `slot`.
+    pub fn parent(&self, slot: u64) -> Ino {
+        match self.mounted(slot) {
+            Some(mounted) if slot & 1 == 1 => mounted.home,
+            _ => self.backups,
+        }
+    }
+
+    /// The ids of all backups.
+    pub fn ids(&self) -> Vec<u64> {
+        self.slots.keys().copied().collect()
+    }
+
+    /// The backup with this id.
+    pub fn by_id(&self, id: u64) -> Option<&Arc<Mounted>> {
+        self.mounted.get(self.slots.get(&id)?)
+    }
+
+    /// Shows a backup, instead of what was shown under its id before. One that shows the same
+    /// files keeps its inodes, wherever it moves.
+    pub fn add(&mut self, view: BackupView, source: &Arc<dyn TreeSource>, sheets: &Arc<Sheets>) -> Result<()> {
+        view.check()?;
+        let old = self.by_id(view.id).cloned();
+        let kept = match &old {
+            Some(old) if old.view == view => return Ok(()),
+            Some(old) if old.view.same_content(&view) => Some((old.slot, old.tree.clone())),
+            _ => None,
+        };
+        if old.is_some() {
+            self.remove(view.id);
+        }
+        let (slot, tree) = match kept {
+            Some(kept) => kept,
+            None => (self.new_slot()?, {
+                let (source, sheets) = (source.clone(), sheets.clone());
+                Arc::new(Tree::new(view.root, view.totals.entries, source, sheets))
+            }),
+        };
+        let project = self.virtuals.make_dir(self.resources, view.project.as_bytes());
+        let home = self.virtuals.make_dir(project, view.resource.as_bytes());
+        self.virtuals.link(home, view.dir_name().as_bytes(), Ino::new(slot | 1, 0));
+        self.virtuals.link(self.backups, view.id.to_string().as_bytes(), Ino::new(slot, 0));
+        let shelf = self.shelves.entry(home).or_default();
+        shelf.0.insert((view.created_at, view.id), (view.policy, view.partial));
+        self.touched.insert(home);
+        self.slots.insert(view.id, slot);
+        let created = attr::time(view.created_at);
+        self.mounted.insert(slot, Arc::new(Mounted { view, slot, tree, created, home }));
+        Ok(())
+    }
+
+    fn new_slot(&mut self) -> Result<u64> {
+        if self.next_slot >= MAX_SLOT {
+            return Err(Error::limit_reached("the browse process has shown 8 million backups; restart it"));
+        }
+        self.next_slot += 2;
+        Ok(self.next_slot - 2)
+    }
+
+    /// Shows a backup no longer; one that is not there is no error.
+    pub fn remove(&mut self, id: u64) {
+        let Some(mounted) = self.slots.remove(&id).and_then(|slot| self.mounted.remove(&slot)) else { return };
+        let view = &mounted.view;
+        self.virtuals.unlink(self.backups, id.to_string().as_bytes());
+        self.virtuals.unlink(mounted.home, view.dir_name().as_bytes());
+        if let Some(shelf) = self.shelves.get_mut(&mounted.home) {
+            shelf.0.remove(&(view.created_at, id));
+        }
+        self.touched.insert(mounted.home);
+    }
+
+    /// Brings the resources' directories up to date after changes, and gives all names that
+    /// changed.
+    pub fn settle(&mut self) -> Vec<Change> {
+        for home in std::mem::take(&mut self.touched) {
+            let Some(shelf) = self.shelves.get(&home) else { continue };
+            let latest = shelf.0.iter().rev().find(|(_, (_, partial))| !partial);
+            let latest = latest.and_then(|((_, id), _)| self.by_id(*id)).map(|m| m.view.dir_name());
+            self.virtuals.set_door(home, shelf.door());
+            self.virtuals.set_symlink(home, b"latest", latest.as_ref().map(String::as_bytes));
+            if shelf.0.is_empty() {
+                self.shelves.remove(&home);
+                self.drop_empty(home);
+            }
+        }
+        self.virtuals.take_changes()
+    }
+
+    /// Takes away a resource's directory that has nothing in it, and its project's likewise.
+    fn drop_empty(&mut self, home: Ino) {
+        let Some(project) = self.virtuals.parent(home) else { return };
+        for (dir, parent) in [(home, project), (project, self.resources)] {
+            let rows = self.virtuals.list(parent, 0);
+            let name = rows.and_then(|mut rows| rows.find(|(_, _, ino)| *ino == dir)).map(|(_, name, _)| name.to_vec());
+            if let Some(name) = name
+                && self.virtuals.is_empty(dir)
+            {
+                self.virtuals.unlink(parent, &name);
+            }
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The interface `org.strongroom1.Manager`: one thin method per use case.
+//!
+//! The comments here are what `busctl introspect --xml-interface` shows: they are the manual.
+
+use std::sync::Arc;
+
+use zbus::message::Header;
+use zbus::object_server::SignalEmitter;
+use zbus::wire::{ObjectPath, OwnedObjectPath};
+
+use super::error::Result;
+use super::hub::Hub;
+use super::rights::Right;
+use super::wire::Dict;
+
+/// The object at the root.
+#[derive(Debug)]
+pub struct Manager(Arc<Hub>);
+
+impl Manager {
+    /// The one manager.
+    pub fn new(hub: Arc<Hub>) -> Self {
+        Self(hub)
+    }
+}
+
+#[zbus::interface(name = "org.strongroom1.Manager")]
+impl Manager {
+    /// Makes a project, a group of resources, and answers with its id. Project `default` always exists.
+    #[zbus(out_args("id"))]
+    async fn add_project(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
+        self.0.call(&header, Right::Configure, move |s| s.add_project(&name, options.read()?)).await
+    }
+
+    /// Lists projects. Keys of every list: `sort` (as, field names, a leading - reverses; default -id),
+    /// `page_size` (1 to 1000; default 20), `page` (from 1). Answers how many there are before paging,
+    /// and the page.
+    #[zbus(out_args("count", "results"))]
+    async fn list_projects(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_projects(options.read()?)).await
+    }
+
+    /// Removes a project that has no resource.
+    async fn remove_project(&self, project: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_project(&project, options.read()?)).await
+    }
+
+    /// Declares what is to be backed up, and answers with its id. Keys: `project` (s), `kind` (s: server,
+    /// volume, share), `paths` (as, or aay where not UTF-8; absolute), `exclude` (as, gitignore syntax),
+    /// `one_file_system` (b), `vault` (s), `browse` (s: root, strict, owner=USER), `units` (as),
+    /// `unit_action` (s: none, freeze, stop), `snapshot` (s: auto, required, off), `extra_info` (s).
+    /// Right: configure, which is as good as root.
+    #[zbus(out_args("id"))]
+    async fn add_resource(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
+        self.0.call(&header, Right::Configure, move |s| s.add_resource(&name, options.read()?)).await
+    }
+
+    /// Changes a resource; keys as in AddResource, and those not given keep their value.
+    async fn update_resource(&self, resource: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.update_resource(&resource, options.read()?)).await
+    }
+
+    /// Removes a resource. Its backups stay listed, browsable and restorable to a target.
+    async fn remove_resource(&self, resource: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_resource(&resource, options.read()?)).await
+    }
+
+    /// One resource, by name, PROJECT/NAME or id.
+    #[zbus(out_args("resource"))]
+    async fn get_resource(&self, resource: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_resource(&resource)).await
+    }
+
+    /// Lists resources. Keys: those of every list, and `project` (s), `name_regex` (s), `kind` (s),
+    /// `unprotected` (b: nothing covers it), `never_backed_up` (b).
+    #[zbus(out_args("count", "results"))]
+    async fn list_resources(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_resources(options.read()?)).await
+    }
+
+    /// Adds a place for vaults, and answers with its id. Kind `local` takes `directory` (s, absolute) and
+    /// `max_backups` (u).
+    #[zbus(out_args("id"))]
+    async fn add_destination(
+        &self,
+        name: String,
+        kind: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<u64> {
+        self.0.call(&header, Right::Configure, move |s| s.add_destination(&name, &kind, options.read()?)).await
+    }
+
+    /// Changes a destination; keys as in AddDestination.
+    async fn update_destination(
+        &self,
+        destination: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.update_destination(&destination, options.read()?)).await
+    }
+
+    /// Removes a destination that no vault uses. Its data stays.
+    async fn remove_destination(
+        &self,
+        destination: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_destination(&destination, options.read()?)).await
+    }
+
+    /// One destination, without its secrets.
+    #[zbus(out_args("destination"))]
+    async fn get_destination(&self, destination: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_destination(&destination)).await
+    }
+
+    /// Lists destinations. Keys: those of every list.
+    #[zbus(out_args("count", "results"))]
+    async fn list_destinations(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_destinations(options.read()?)).await
+    }
+
+    /// Tries a destination. The job's result says what works, how fast, and what failed.
+    #[zbus(out_args("job"))]
+    async fn test_destination(
+        &self,
+        destination: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Configure, move |s| s.test_destination(&destination, options.read()?)).await
+    }
+
+    /// Makes a vault, and answers with its id. Keys: `destinations` (as: the first holds it, the others
+    /// mirror it), `compression` (s: zstd:N, gzip:N, none), `encryption` (b; default true), `capacity` (t,
+    /// bytes), `project` (s), `prune` (s, cron), `verify_within` (u, days), `grace` (u, seconds).
+    #[zbus(out_args("id"))]
+    async fn add_vault(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
+        self.0.call(&header, Right::Configure, move |s| s.add_vault(&name, options.read()?)).await
+    }
+
+    /// Changes a vault; keys as in AddVault.
+    async fn update_vault(&self, vault: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.update_vault(&vault, options.read()?)).await
+    }
+
+    /// Forgets a vault; with `delete_data` (b) true its data goes too, which takes the right delete as well.
+    #[zbus(out_args("job"))]
+    async fn remove_vault(
+        &self,
+        vault: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        if options.has("delete_data") {
+            self.0.guard.check(&header, Right::Delete).await?;
+        }
+        self.0.job(&header, Right::Configure, move |s| s.remove_vault(&vault, options.read()?)).await
+    }
+
+    /// One vault.
+    #[zbus(out_args("vault"))]
+    async fn get_vault(&self, vault: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_vault(&vault)).await
+    }
+
+    /// Lists vaults. Keys: those of every list.
+    #[zbus(out_args("count", "results"))]
+    async fn list_vaults(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_vaults(options.read()?)).await
+    }
+
+    /// Makes the vault the one that these resources are backed up to.
+    async fn associate_resources(
+        &self,
+        vault: String,
+        resources: Vec<String>,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.associate_resources(&vault, resources)).await
+    }
+
+    /// Undoes AssociateResources.
+    async fn dissociate_resources(
+        &self,
+        vault: String,
+        resources: Vec<String>,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.dissociate_resources(&vault, resources)).await
+    }
+
+    /// Gives back the space that no backup needs. Key: `dry_run` (b). Never changes a backup.
+    #[zbus(out_args("job"))]
+    async fn prune_vault(
+        &self,
+        vault: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Delete, move |s| s.prune_vault(&vault, options.read()?)).await
+    }
+
+    /// Checks a vault. Keys: `read_data` (b: every byte, not only that all is there), `repair` (b).
+    #[zbus(out_args("job"))]
+    async fn verify_vault(
+        &self,
+        vault: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Backup, move |s| s.verify_vault(&vault, options.read()?)).await
+    }
+
+    /// Brings a vault's mirrors up to date.
+    #[zbus(out_args("job"))]
+    async fn sync_vault(
+        &self,
+        vault: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Backup, move |s| s.sync_vault(&vault, options.read()?)).await
+    }
+
+    /// Adds a key that opens the vault. Key: `kind` (s): recovery, whose printable key is answered here,
+    /// once and never again, or file.
+    #[zbus(out_args("key"))]
+    async fn add_vault_key(&self, vault: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Configure, move |s| s.add_vault_key(&vault, options.read()?)).await
+    }
+
+    /// Lists a vault's keys: what they are, never what they hold.
+    #[zbus(out_args("keys"))]
+    async fn list_vault_keys(&self, vault: String, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
+        self.0.objects(&header, Right::Read, move |s| s.list_vault_keys(&vault)).await
+    }
+
+    /// Removes a key from a vault. The last one stays.
+    async fn remove_vault_key(
+        &self,
+        vault: String,
+        key: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_vault_key(&vault, &key, options.read()?)).await
+    }
+
+    /// Backs a resource up now, and answers with the new backup, whose `job` does the work. Keys: `type`
+    /// (s: full, database), `description` (s), `vault` (s), `incremental` (b; default true, false reads
+    /// everything again), `backup_type` (s; default manual).
+    #[zbus(out_args("backup"))]
+    async fn create_backup(&self, resource: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object_with_job(&header, Right::Backup, move |s| s.create_backup(&resource, options.read()?)).await
+    }
+
+    /// One backup.
+    #[zbus(out_args("backup"))]
+    async fn get_backup(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_backup(id)).await
+    }
+
+    /// Lists backups. Keys: those of every list, and `resource` or `server_id` (s), `project` (s),
+    /// `backup_type` (s), `type` (s), `status` (s; in_progress stands for pending and running), `vault` (s),
+    /// `machine` (s).
+    #[zbus(out_args("count", "results"))]
+    async fn list_backups(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_backups(options.read()?)).await
+    }
+
+    /// Changes a backup's `description` (s) or `protected` (b, which takes the right delete): a protected
+    /// backup is never deleted.
+    async fn update_backup(&self, id: u64, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        let right = if options.has("protected") { Right::Delete } else { Right::Backup };
+        self.0.call(&header, right, move |s| s.update_backup(id, options.read()?)).await
+    }
+
+    /// Deletes a backup for good.
+    #[zbus(out_args("job"))]
+    async fn delete_backup(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Delete, move |s| s.delete_backup(id, options.read()?)).await
+    }
+
+    /// Restores a backup: to `target` (s, an absolute path, where files stand under their own absolute
+    /// paths), or in place with `confirm` (b) true. Keys: `paths` (as, or aay where not UTF-8; default all),
+    /// `conflict_strategy` (s: overwrite, skip), `error_strategy` (s: continue, fast_fail), `delete` (b: in
+    /// place, what the backup does not have goes; default true for whole restores), `dry_run` (b).
+    /// Right: restore, which is as good as root.
+    #[zbus(out_args("job"))]
+    async fn restore_backup(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Restore, move |s| s.restore_backup(id, options.read()?)).await
+    }
+
+    /// Restores a server in place from one of its backups. Answers with `status`, `message`, `job`,
+    /// `backup` and `server`. Keys as in RestoreBackup.
+    #[zbus(out_args("result"))]
+    async fn restore_server(
+        &self,
+        server: String,
+        backup: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict> {
+        self.0
+            .object_with_job(&header, Right::Restore, move |s| s.restore_server(&server, backup, options.read()?))
+            .await
+    }
+
+    /// Writes a backup as a tar archive to exactly one of `path` (s, absolute, must not exist) and `fd` (h).
+    /// Key: `format` (s: tar, tar.gz, tar.zst).
+    #[zbus(out_args("job"))]
+    async fn export_backup(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Restore, move |s| s.export_backup(id, options.read()?)).await
+    }
+
+    /// Checks one backup. Key: `read_data` (b).
+    #[zbus(out_args("job"))]
+    async fn verify_backup(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Backup, move |s| s.verify_backup(id, options.read()?)).await
+    }
+
+    /// Lists the files that a backup could not read, and why. Keys: those of every list.
+    #[zbus(out_args("count", "results"))]
+    async fn list_backup_errors(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_backup_errors(id, options.read()?)).await
+    }
+
+    /// One job, ended or not.
+    #[zbus(out_args("job"))]
+    async fn get_job(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_job(id)).await
+    }
+
+    /// Lists jobs, ended ones too. Keys: those of every list, and `state` (s), `kind` (s).
+    #[zbus(out_args("count", "results"))]
+    async fn list_jobs(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_jobs(options.read()?)).await
+    }
+
+    /// Asks a job to stop. It ends as cancelled; what it made so far is left consistent. Takes the right
+    /// that starting it took.
+    async fn cancel_job(&self, id: u64, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        let kind = self.0.service.job_status(id).map(|job| job.kind);
+        let right = kind.map_or(Right::Read, |kind| Right::of_job(&kind));
+        self.0.call(&header, right, move |s| s.cancel_job(id, options.read()?)).await
+    }
+
+    /// Reads the configuration files again. A mistake in them changes nothing, and is the answer.
+    async fn reload(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.reload(options.read()?)).await
+    }
+
+    /// A job was queued; its object stands.
+    #[zbus(signal)]
+    pub async fn job_new(emitter: &SignalEmitter<'_>, id: u64, path: ObjectPath<'_>) -> zbus::Result<()>;
+
+    /// A job ended, and its object is gone. The result is completed, failed or cancelled.
+    #[zbus(signal)]
+    pub async fn job_removed(
+        emitter: &SignalEmitter<'_>,
+        id: u64,
+        path: ObjectPath<'_>,
+        result: &str,
+        error: &str,
+    ) -> zbus::Result<()>;
+
+    /// A backup has another status: pending, running, completed, failed, cancelled or deleted.
+    #[zbus(signal)]
+    pub async fn backup_changed(emitter: &SignalEmitter<'_>, id: u64, status: &str) -> zbus::Result<()>;
+
+    /// A backup failed, of this resource and for this reason.
+    #[zbus(signal)]
+    pub async fn backup_failed(emitter: &SignalEmitter<'_>, id: u64, resource: u64, error: &str) -> zbus::Result<()>;
+
+    /// The program's version.
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn version(&self) -> String {
+        self.0.service.version().to_owned()
+    }
+
+    /// The directory in which backups can be browsed as files.
+    #[zbus(property(emits_changed_signal = "const"))]
+    async fn browse_path(&self) -> String {
+        self.0.service.browse_path()
+    }
+
+    /// How many jobs run.
+    #[zbus(property)]
+    async fn running_jobs(&self) -> u32 {
+        self.0.service.running_jobs()
+    }
+
+    /// How many jobs wait.
+    #[zbus(property)]
+    async fn queued_jobs(&self) -> u32 {
+        self.0.service.queued_jobs()
+    }
+}

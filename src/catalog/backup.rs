@@ -1,0 +1,104 @@
+//! Backups, as the catalog knows them.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Row, State};
+use crate::model::Id;
+
+/// The index of backups by resource.
+pub const BY_RESOURCE: u8 = 2;
+/// The index of backups by status ([`State::key`]).
+pub const BY_STATUS: u8 = 3;
+/// The index of backups by vault.
+pub const BY_VAULT: u8 = 4;
+/// The index of backups being deleted; the key is 1.
+pub const DELETING: u8 = 5;
+
+/// A backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backup {
+    /// Its id.
+    pub id: u64,
+    /// Unique among all backups; its manifest carries it.
+    pub uuid: Uuid,
+    /// The job that makes or made it.
+    pub job: u64,
+    /// Of what.
+    pub resource: u64,
+    /// The resource's name at the time.
+    pub resource_name: String,
+    /// The resource's project.
+    pub project: u64,
+    /// That project's name at the time.
+    pub project_name: String,
+    /// Into what.
+    pub vault: u64,
+    /// The vault's name at the time.
+    pub vault_name: String,
+    /// Whether that vault is encrypted.
+    pub encrypted: bool,
+    /// `full` or `database`.
+    pub r#type: String,
+    /// `manual` or `automatic`.
+    pub backup_type: String,
+    /// Whether unchanged files are taken over from the backup before.
+    pub incremental: bool,
+    /// Whether it ended before everything was read.
+    pub partial: bool,
+    /// Whether it may not be deleted.
+    pub protected: bool,
+    /// Whether it is on its way out.
+    pub deleting: bool,
+    /// How far it is.
+    pub status: State,
+    /// Words of whoever asked for it.
+    pub description: String,
+    /// Who may browse it.
+    pub browse: String,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// When it may be dropped; never if absent.
+    pub expires_at: Option<Timestamp>,
+    /// Its manifest.
+    pub manifest: Option<Id>,
+    /// The node of `/`: its checksum.
+    pub root: Option<Id>,
+    /// Bytes as restored.
+    pub size: Option<u64>,
+    /// Bytes it added to the vault.
+    pub stored: Option<u64>,
+    /// Regular files.
+    pub files: Option<u64>,
+    /// Entries of all types.
+    pub entries: Option<u64>,
+    /// What could not be read.
+    pub errors: Option<u64>,
+    /// The blob that lists it.
+    pub error_list: Option<Id>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What there is to say.
+    pub message: Option<String>,
+}
+
+impl Row for Backup {
+    const TABLE: &'static str = "backups";
+    const KIND: u8 = 5;
+    const NOUN: &'static str = "backup";
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn keys(&self) -> Vec<(u8, u64)> {
+        let mut keys = vec![(BY_RESOURCE, self.resource), (BY_STATUS, self.status.key()), (BY_VAULT, self.vault)];
+        if self.deleting {
+            keys.push((DELETING, 1));
+        }
+        keys
+    }
+}

@@ -1,0 +1,149 @@
+//! Jobs: rows before they are work.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Row, State};
+use crate::model::ErrorKind;
+
+/// The index of jobs by state ([`State::key`]).
+pub const BY_STATE: u8 = 6;
+
+/// A job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: u64,
+    /// What it does.
+    pub task: Task,
+    /// How far it is.
+    pub state: State,
+    /// The resource it is about.
+    pub resource: Option<u64>,
+    /// The backup it is about.
+    pub backup: Option<u64>,
+    /// The vault it is about.
+    pub vault: Option<u64>,
+    /// When it was queued.
+    pub created_at: Timestamp,
+    /// When its work began.
+    pub started_at: Option<Timestamp>,
+    /// When it ended.
+    pub completed_at: Option<Timestamp>,
+    /// What was done by its end.
+    pub done: Done,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What class of failure that is.
+    pub error_kind: Option<ErrorKind>,
+    /// What it answers.
+    pub result: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What a job had done when it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Done {
+    /// Bytes handled.
+    pub bytes: u64,
+    /// Bytes expected.
+    pub bytes_total: u64,
+    /// Entries handled.
+    pub files: u64,
+    /// Entries expected.
+    pub files_total: u64,
+}
+
+/// What a job does, with all it needs to know.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Task {
+    /// Makes the job's backup.
+    Backup {
+        /// Whether every file is read again.
+        reread: bool,
+    },
+    /// Restores the job's backup.
+    Restore(RestoreTask),
+    /// Writes the job's backup as an archive.
+    Export {
+        /// The file to make; none: a descriptor that the caller passed.
+        path: Option<PathBuf>,
+        /// `tar`, `tar.gz` or `tar.zst`.
+        format: String,
+    },
+    /// Deletes the job's backup.
+    Delete,
+    /// Gives back space of the job's vault.
+    Prune {
+        /// Whether nothing is to be changed.
+        dry_run: bool,
+    },
+    /// Checks the job's backup, or all of its vault.
+    Verify {
+        /// Whether all data is read.
+        read_data: bool,
+    },
+    /// Brings mirrors up to date.
+    Sync,
+    /// Tries a destination.
+    Test {
+        /// Which.
+        destination: u64,
+    },
+    /// Removes the job's vault.
+    Remove {
+        /// Whether its data goes too.
+        delete_data: bool,
+    },
+}
+
+/// How to restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreTask {
+    /// Where to; none: in place.
+    pub target: Option<PathBuf>,
+    /// What; empty: all.
+    #[serde(with = "super::paths")]
+    pub paths: Vec<PathBuf>,
+    /// Whether files that stand in the way are left alone.
+    pub skip: bool,
+    /// Whether the first error ends it.
+    pub fast_fail: bool,
+    /// Whether what the backup does not hold is removed.
+    pub delete: bool,
+    /// Whether nothing is to be changed.
+    pub dry_run: bool,
+}
+
+impl Task {
+    /// Its name on the bus.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Backup { .. } => "backup",
+            Self::Restore(_) => "restore",
+            Self::Export { .. } => "export",
+            Self::Delete => "delete",
+            Self::Prune { .. } => "prune",
+            Self::Verify { .. } => "verify",
+            Self::Sync => "sync",
+            Self::Test { .. } => "test",
+            Self::Remove { .. } => "remove",
+        }
+    }
+}
+
+impl Row for Job {
+    const TABLE: &'static str = "jobs";
+    const KIND: u8 = 6;
+    const NOUN: &'static str = "job";
+
+    fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn keys(&self) -> Vec<(u8, u64)> {
+        vec![(BY_STATE, self.state.key())]
+    }
+}

@@ -1,0 +1,164 @@
+//! The catalog: what Strongroom knows and intends, in one redb file.
+//!
+//! What it guarantees: every change is one transaction that is on disk when it returns and is
+//! there after a crash, whole or not at all; ids count up from 1 per kind and are never given
+//! twice; one process at a time uses a state directory. What is not intent (packs, trees, change
+//! caches) is never here.
+
+pub mod backup;
+pub mod destination;
+pub mod job;
+pub mod meta;
+pub mod paths;
+pub mod project;
+pub mod resource;
+pub mod state;
+pub mod table;
+pub mod vault;
+
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+use redb::{Database, ReadableDatabase};
+
+use crate::model::{Error, IoContext, Result};
+
+pub use backup::Backup;
+pub use destination::Destination;
+pub use job::{Job, Task};
+pub use project::Project;
+pub use resource::Resource;
+pub use state::State;
+pub use table::{Reader, Row, Tables, Writer};
+pub use vault::VaultRow;
+
+/// The catalog's file in the state directory.
+const FILE: &str = "catalog.redb";
+/// The file whose lock says that a daemon uses the state directory.
+const LOCK: &str = "lock";
+/// redb would take 1 GiB; an appliance's catalog is read in pages.
+const CACHE: usize = 32 << 20;
+
+/// An open catalog. Readers never wait; writers wait for one another.
+#[derive(Debug)]
+pub struct Catalog {
+    db: Database,
+    _lock: Flock<File>,
+}
+
+/// A redb error as ours: damage is `Damaged`, a full disk `NoSpace`.
+fn failed(error: impl Into<redb::Error>) -> Error {
+    match error.into() {
+        redb::Error::Corrupted(what) => Error::damaged(format!(
+            "the catalog is damaged ({what}); restore {FILE} from a copy, or move it away and rebuild it from the vaults"
+        )),
+        redb::Error::Io(e) => Error::io("the catalog could not be read or written", &e),
+        other => Error::failed(format!("the catalog failed: {other}")),
+    }
+}
+
+/// Makes `dir` (0700) where it is missing and takes other people's rights from it where not.
+pub fn private_dir(dir: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).at(|| format!("cannot create {}", dir.display()))?;
+    std::fs::set_permissions(dir, Permissions::from_mode(0o700)).at(|| format!("cannot make {} private", dir.display()))
+}
+
+fn lock(state_dir: &Path) -> Result<Flock<File>> {
+    let path = state_dir.join(LOCK);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .at(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => {
+            // For people who look; the lock itself is what counts.
+            let mut file: &File = &lock;
+            let _ = lock.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            Ok(lock)
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let holder = std::fs::read_to_string(&path).unwrap_or_default();
+            Err(Error::invalid_state(format!(
+                "another strongroomd{} already uses {}; stop it, or give another --state-dir",
+                match holder.trim() {
+                    "" => String::new(),
+                    pid => format!(" (process {pid})"),
+                },
+                state_dir.display()
+            )))
+        }
+        Err((_, e)) => Err(Error::io(format!("cannot lock {}", path.display()), &e.into())),
+    }
+}
+
+impl Catalog {
+    /// Opens the catalog of a state directory, making both where they are missing.
+    pub fn open(state_dir: &Path) -> Result<Self> {
+        private_dir(state_dir)?;
+        let lock = lock(state_dir)?;
+        let path = state_dir.join(FILE);
+        // Made here, because redb would give it the umask's mode.
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .at(|| format!("cannot open {}", path.display()))?;
+        let db = Database::builder()
+            .set_cache_size(CACHE)
+            .create(&path)
+            .map_err(|e| unusable(&path, &redb::Error::from(e)))?;
+        // The name of a new file must survive too.
+        File::open(state_dir).and_then(|d| d.sync_all()).at(|| format!("cannot sync {}", state_dir.display()))?;
+        let catalog = Self { db, _lock: lock };
+        catalog.write(|w| {
+            w.make_tables()?;
+            project::ensure_default(w)
+        })?;
+        Ok(catalog)
+    }
+
+    /// Reads from one consistent state.
+    pub fn read<T>(&self, work: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
+        work(&Reader::new(self.db.begin_read().map_err(failed)?))
+    }
+
+    /// Changes the catalog in one transaction; an error changes nothing.
+    pub fn write<T>(&self, work: impl FnOnce(&Writer) -> Result<T>) -> Result<T> {
+        let mut transaction = self.db.begin_write().map_err(failed)?;
+        // A crash is then repaired in milliseconds, not by reading the whole file.
+        transaction.set_quick_repair(true);
+        let writer = Writer::new(transaction);
+        match work(&writer) {
+            Ok(value) => writer.into_inner().commit().map_err(failed).map(|()| value),
+            Err(e) => {
+                writer.into_inner().abort().map_err(failed)?;
+                Err(e)
+            }
+        }
+    }
+}
+
+fn unusable(path: &Path, error: &redb::Error) -> Error {
+    let hint = "restore it from a copy, or move it away and rebuild the catalog from the vaults";
+    match error {
+        redb::Error::Io(e) if e.kind() != std::io::ErrorKind::InvalidData => {
+            Error::io(format!("cannot open the catalog {}", path.display()), e)
+        }
+        redb::Error::DatabaseAlreadyOpen => {
+            Error::invalid_state(format!("the catalog {} is in use by another process; stop it first", path.display()))
+        }
+        other => Error::damaged(format!("the catalog {} cannot be read ({other}); {hint}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! Rows, and the transactions that read and write them.
+
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::failed;
+use crate::model::{Error, Result};
+
+type Rows = TableDefinition<'static, u64, &'static [u8]>;
+/// (kind, scope, name) → id: names that are taken.
+const NAMES: TableDefinition<(u8, u64, &str), u64> = TableDefinition::new("names");
+/// (index, key, id): which rows have a key, in order of their ids.
+const INDEX: TableDefinition<(u8, u64, u64), ()> = TableDefinition::new("index");
+/// Counters by name.
+const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
+/// Single values by name.
+const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
+
+/// All kinds of rows, so that every table exists from the first start.
+const KINDS: [&str; 6] = ["projects", "resources", "destinations", "vaults", "backups", "jobs"];
+
+/// A kind of row. Rows are a version byte and JSON: a later version reads every earlier one.
+pub trait Row: Serialize + DeserializeOwned {
+    /// The table's name and the counter's.
+    const TABLE: &'static str;
+    /// The kind's number among names.
+    const KIND: u8;
+    /// What people call one of them.
+    const NOUN: &'static str;
+    /// The version written today.
+    const VERSION: u8 = 1;
+
+    /// The row's id.
+    fn id(&self) -> u64;
+
+    /// The name it takes, and within what (0: everything).
+    fn name(&self) -> Option<(u64, &str)> {
+        None
+    }
+
+    /// Its entries in the index.
+    fn keys(&self) -> Vec<(u8, u64)> {
+        Vec::new()
+    }
+}
+
+fn definition<R: Row>() -> Rows {
+    TableDefinition::new(R::TABLE)
+}
+
+fn encode<R: Row>(row: &R) -> Result<Vec<u8>> {
+    let mut bytes = vec![R::VERSION];
+    serde_json::to_writer(&mut bytes, row)
+        .map_err(|e| Error::failed(format!("cannot encode a row of {}: {e}", R::TABLE)))?;
+    Ok(bytes)
+}
+
+pub(super) fn decode<R: Row>(id: u64, bytes: &[u8]) -> Result<R> {
+    match bytes.split_first() {
+        Some((&version, json)) if version == R::VERSION => serde_json::from_slice(json)
+            .map_err(|e| Error::damaged(format!("{} {id} in the catalog cannot be read: {e}", R::NOUN))),
+        Some((version, _)) => Err(Error::damaged(format!(
+            "{} {id} in the catalog has version {version}, which this program does not know; use a newer one",
+            R::NOUN
+        ))),
+        None => Err(Error::damaged(format!("{} {id} in the catalog is empty", R::NOUN))),
+    }
+}
+
+/// What can be read in any transaction.
+pub trait Tables {
+    /// One row.
+    fn get<R: Row>(&self, id: u64) -> Result<Option<R>>;
+
+    /// All rows, by id.
+    fn all<R: Row>(&self) -> Result<Vec<R>>;
+
+    /// All ids, ascending.
+    fn ids<R: Row>(&self) -> Result<Vec<u64>>;
+
+    /// How many rows there are.
+    fn count<R: Row>(&self) -> Result<u64>;
+
+    /// Ids of the rows with a key in an index, ascending.
+    fn indexed(&self, index: u8, key: u64) -> Result<Vec<u64>>;
+
+    /// The id behind a name.
+    fn named<R: Row>(&self, scope: u64, name: &str) -> Result<Option<u64>>;
+
+    /// A single value.
+    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>>;
+
+    /// The highest id ever given.
+    fn last_id<R: Row>(&self) -> Result<u64>;
+
+    /// One row, or `NotFound`.
+    fn need<R: Row>(&self, id: u64) -> Result<R> {
+        self.get(id)?.ok_or_else(|| Error::not_found(format!("there is no {} {id}", R::NOUN)))
+    }
+
+    /// The rows with a key in an index, by id.
+    fn rows_at<R: Row>(&self, index: u8, key: u64) -> Result<Vec<R>> {
+        self.indexed(index, key)?.into_iter().filter_map(|id| self.get(id).transpose()).collect()
+    }
+}
+
+macro_rules! tables {
+    ($type:ty) => {
+        impl Tables for $type {
+            fn get<R: Row>(&self, id: u64) -> Result<Option<R>> {
+                let table = self.0.open_table(definition::<R>()).map_err(failed)?;
+                table.get(id).map_err(failed)?.map(|bytes| decode(id, bytes.value())).transpose()
+            }
+
+            fn all<R: Row>(&self) -> Result<Vec<R>> {
+                let table = self.0.open_table(definition::<R>()).map_err(failed)?;
+                table
+                    .iter()
+                    .map_err(failed)?
+                    .map(|row| row.map_err(failed).and_then(|(id, bytes)| decode(id.value(), bytes.value())))
+                    .collect()
+            }
+
+            fn ids<R: Row>(&self) -> Result<Vec<u64>> {
+                let table = self.0.open_table(definition::<R>()).map_err(failed)?;
+                table.iter().map_err(failed)?.map(|row| row.map(|(id, _)| id.value()).map_err(failed)).collect()
+            }
+
+            fn count<R: Row>(&self) -> Result<u64> {
+                self.0.open_table(definition::<R>()).map_err(failed)?.len().map_err(failed)
+            }
+
+            fn indexed(&self, index: u8, key: u64) -> Result<Vec<u64>> {
+                let table = self.0.open_table(INDEX).map_err(failed)?;
+                table
+                    .range((index, key, 0)..=(index, key, u64::MAX))
+                    .map_err(failed)?
+                    .map(|row| row.map(|(entry, _)| entry.value().2).map_err(failed))
+                    .collect()
+            }
+
+            fn named<R: Row>(&self, scope: u64, name: &str) -> Result<Option<u64>> {
+                let table = self.0.open_table(NAMES).map_err(failed)?;
+                Ok(table.get((R::KIND, scope, name)).map_err(failed)?.map(|id| id.value()))
+            }
+
+            fn meta(&self, key: &str) -> Result<Option<Vec<u8>>> {
+                let table = self.0.open_table(META).map_err(failed)?;
+                Ok(table.get(key).map_err(failed)?.map(|bytes| bytes.value().to_vec()))
+            }
+
+            fn last_id<R: Row>(&self) -> Result<u64> {
+                let table = self.0.open_table(COUNTERS).map_err(failed)?;
+                Ok(table.get(R::TABLE).map_err(failed)?.map_or(0, |n| n.value()))
+            }
+        }
+    };
+}
+
+/// A transaction that reads. Keep it short: it pins old pages.
+pub struct Reader(ReadTransaction);
+
+/// A transaction that changes the catalog.
+pub struct Writer(WriteTransaction);
+
+tables!(Reader);
+tables!(Writer);
+
+impl Reader {
+    pub(super) fn new(transaction: ReadTransaction) -> Self {
+        Self(transaction)
+    }
+}
+
+impl Writer {
+    pub(super) fn new(transaction: WriteTransaction) -> Self {
+        Self(transaction)
+    }
+
+    pub(super) fn into_inner(self) -> WriteTransaction {
+        self.0
+    }
+
+    pub(super) fn make_tables(&self) -> Result<()> {
+        for kind in KINDS {
+            self.0.open_table(Rows::new(kind)).map_err(failed)?;
+        }
+        self.0.open_table(NAMES).map_err(failed)?;
+        self.0.open_table(INDEX).map_err(failed)?;
+        self.0.open_table(COUNTERS).map_err(failed)?;
+        self.0.open_table(META).map_err(failed)?;
+        Ok(())
+    }
+
+    /// The next id of a kind; it is never given again once the transaction is committed.
+    pub fn next_id<R: Row>(&self) -> Result<u64> {
+        let mut table = self.0.open_table(COUNTERS).map_err(failed)?;
+        let next = table.get(R::TABLE).map_err(failed)?.map_or(0, |n| n.value()).saturating_add(1);
+        table.insert(R::TABLE, next).map_err(failed)?;
+        Ok(next)
+    }
+
+    /// Stores a row with its name and index entries; `AlreadyExists` if another has the name.
+    pub fn put<R: Row>(&self, row: &R) -> Result<()> {
+        let id = row.id();
+        let old = self.get::<R>(id)?;
+        if let Some((scope, name)) = row.name() {
+            match self.named::<R>(scope, name)? {
+                Some(other) if other != id => {
+                    return Err(Error::already_exists(format!("the {} name {name:?} is taken; give another", R::NOUN)));
+                }
+                _ => {}
+            }
+        }
+        if let Some(old) = old {
+            self.unlink(&old)?;
+        }
+        if let Some((scope, name)) = row.name() {
+            self.0.open_table(NAMES).map_err(failed)?.insert((R::KIND, scope, name), id).map_err(failed)?;
+        }
+        let keys = row.keys();
+        if !keys.is_empty() {
+            let mut table = self.0.open_table(INDEX).map_err(failed)?;
+            for (index, key) in keys {
+                table.insert((index, key, id), ()).map_err(failed)?;
+            }
+        }
+        let bytes = encode(row)?;
+        self.0.open_table(definition::<R>()).map_err(failed)?.insert(id, bytes.as_slice()).map_err(failed)?;
+        Ok(())
+    }
+
+    /// Removes a row; one that is not there is no error.
+    pub fn remove<R: Row>(&self, id: u64) -> Result<()> {
+        if let Some(row) = self.get::<R>(id)? {
+            self.unlink(&row)?;
+            self.0.open_table(definition::<R>()).map_err(failed)?.remove(id).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Changes a row that must be there, and gives it back.
+    pub fn update<R: Row>(&self, id: u64, change: impl FnOnce(&mut R) -> Result<()>) -> Result<R> {
+        let mut row = self.need::<R>(id)?;
+        change(&mut row)?;
+        self.put(&row)?;
+        Ok(row)
+    }
+
+    /// Sets a single value.
+    pub fn set_meta(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.0.open_table(META).map_err(failed)?.insert(key, value).map_err(failed)?;
+        Ok(())
+    }
+
+    fn unlink<R: Row>(&self, row: &R) -> Result<()> {
+        if let Some((scope, name)) = row.name() {
+            self.0.open_table(NAMES).map_err(failed)?.remove((R::KIND, scope, name)).map_err(failed)?;
+        }
+        let keys = row.keys();
+        if !keys.is_empty() {
+            let mut table = self.0.open_table(INDEX).map_err(failed)?;
+            for (index, key) in keys {
+                table.remove((index, key, row.id())).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,433 @@
+//! The command line: one definition for parsing, help, completions and man pages.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Backs up, browses and restores this machine.
+#[derive(Debug, Parser)]
+#[command(name = "strongroom", version, about, max_term_width = 100)]
+#[command(after_help = "Exit status: 0 done, 1 failed, 2 wrong usage, 3 done but some files could not be read.")]
+pub struct Cli {
+    /// The bus the daemon is on: system, session or a D-Bus address
+    #[arg(long, global = true, value_name = "ADDRESS", conflicts_with = "private")]
+    pub bus: Option<String>,
+    /// Run an own bus and daemon over state in DIR, for this command only
+    #[arg(long, global = true, value_name = "DIR")]
+    pub private: Option<PathBuf>,
+    /// Print one JSON document, with the bus's field names
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Do not wait for the work to end
+    #[arg(long, global = true, conflicts_with = "private")]
+    pub no_wait: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What the command can do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Show the whole thing in a minute, on a private bus with throw-away state
+    Demo {
+        /// What to back up along with a small sample; read only
+        #[arg(value_name = "PATH")]
+        path: Option<PathBuf>,
+    },
+    /// Health at a glance; exit status 1 when something is wrong
+    Status,
+    /// What is backed up
+    #[command(subcommand)]
+    Resource(ResourceVerb),
+    /// Places that hold vaults
+    #[command(subcommand)]
+    Destination(DestinationVerb),
+    /// Vaults and their keys
+    #[command(subcommand)]
+    Vault(VaultVerb),
+    /// Back a resource up now
+    Backup(Backup),
+    /// List backups
+    List(List),
+    /// Show one backup
+    Show {
+        /// The backup
+        id: u64,
+    },
+    /// Delete a backup for good
+    Delete {
+        /// The backup
+        id: u64,
+    },
+    /// Restore a backup, or some of its paths, in place or to a directory
+    Restore(Restore),
+    /// Write a backup to standard output as a tar archive
+    Export(Export),
+    /// Print where backups, or one of them, can be browsed as files
+    Browse {
+        /// The backup
+        id: Option<u64>,
+    },
+    /// Work that is done, running or waiting
+    #[command(subcommand)]
+    Job(JobVerb),
+}
+
+/// What can be done with resources.
+#[derive(Debug, Subcommand)]
+pub enum ResourceVerb {
+    /// Declare what is to be backed up
+    Add {
+        /// Its name
+        name: String,
+        /// The settings
+        #[command(flatten)]
+        settings: ResourceSettings,
+    },
+    /// List resources
+    List {
+        /// Only those that nothing covers
+        #[arg(long)]
+        unprotected: bool,
+    },
+    /// Show one resource
+    Show {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+    },
+    /// Change a resource
+    Set {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+        /// The settings; those not given stay
+        #[command(flatten)]
+        settings: ResourceSettings,
+    },
+    /// Remove a resource; its backups stay
+    Remove {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+    },
+}
+
+/// A resource's settings.
+#[derive(Debug, Args)]
+pub struct ResourceSettings {
+    /// What to back up
+    #[arg(long = "path", value_name = "PATH", num_args = 1..)]
+    pub paths: Vec<PathBuf>,
+    /// What to leave out, in gitignore syntax
+    #[arg(long, value_name = "GLOB")]
+    pub exclude: Vec<String>,
+    /// systemd units that write there
+    #[arg(long = "unit", value_name = "UNIT")]
+    pub units: Vec<String>,
+    /// What to do with them meanwhile
+    #[arg(long, value_parser = ["none", "freeze", "stop"])]
+    pub unit_action: Option<String>,
+    /// The project it belongs to
+    #[arg(long)]
+    pub project: Option<String>,
+    /// Who may browse its backups: root, strict or owner=USER
+    #[arg(long, value_name = "POLICY")]
+    pub browse: Option<String>,
+    /// The vault its backups go to
+    #[arg(long)]
+    pub vault: Option<String>,
+    /// Do not cross into other file systems
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub one_file_system: Option<bool>,
+}
+
+/// What can be done with destinations.
+#[derive(Debug, Subcommand)]
+pub enum DestinationVerb {
+    /// Add a place for vaults
+    Add {
+        /// Its name
+        name: String,
+        /// Its kind
+        #[command(subcommand)]
+        kind: DestinationKind,
+    },
+    /// List destinations
+    List,
+    /// Try whether a destination works
+    Test {
+        /// NAME or id
+        destination: String,
+    },
+    /// Remove a destination; its data stays
+    Remove {
+        /// NAME or id
+        destination: String,
+    },
+}
+
+/// Kinds of destinations.
+#[derive(Debug, Subcommand)]
+pub enum DestinationKind {
+    /// A directory on this machine, or mounted here
+    Local {
+        /// The directory
+        directory: PathBuf,
+    },
+}
+
+/// What can be done with vaults.
+#[derive(Debug, Subcommand)]
+pub enum VaultVerb {
+    /// Make a vault
+    Add {
+        /// Its name
+        name: String,
+        /// Where it is kept: the first holds it, the others mirror it
+        #[arg(long = "destination", value_name = "DESTINATION", num_args = 1.., required = true)]
+        destinations: Vec<String>,
+        /// zstd:N, gzip:N or none
+        #[arg(long)]
+        compression: Option<String>,
+        /// Keep it in the clear; whoever reads its directory reads every backup
+        #[arg(long)]
+        unencrypted: bool,
+    },
+    /// List vaults
+    List,
+    /// Show one vault
+    Show {
+        /// NAME or id
+        vault: String,
+    },
+    /// Check that everything is there and whole
+    Verify {
+        /// NAME or id
+        vault: String,
+        /// Read every byte, not only that it is there
+        #[arg(long)]
+        read_data: bool,
+        /// Mend what can be mended
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Give back the space that no backup needs
+    Prune {
+        /// NAME or id
+        vault: String,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Bring the mirrors up to date
+    Sync {
+        /// NAME or id
+        vault: String,
+    },
+    /// Keys that open a vault
+    #[command(subcommand)]
+    Key(KeyVerb),
+    /// Forget a vault
+    Remove {
+        /// NAME or id
+        vault: String,
+        /// Delete its data, and every backup in it, too
+        #[arg(long)]
+        delete_data: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// What can be done with a vault's keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Add a key; a recovery key is printed once
+    Add {
+        /// NAME or id of the vault
+        vault: String,
+        /// Its kind
+        #[arg(long, value_parser = ["recovery", "file"], default_value = "recovery")]
+        kind: String,
+    },
+    /// List the keys
+    List {
+        /// NAME or id of the vault
+        vault: String,
+    },
+    /// Remove a key
+    Remove {
+        /// NAME or id of the vault
+        vault: String,
+        /// The key's id
+        key: String,
+    },
+}
+
+/// A backup to be made.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// NAME, PROJECT/NAME or id
+    pub resource: String,
+    /// What to back up of it
+    #[arg(long = "type", value_parser = ["full", "database"], value_name = "TYPE")]
+    pub kind: Option<String>,
+    /// A note to find it by
+    #[arg(long, value_name = "TEXT")]
+    pub description: Option<String>,
+    /// Another vault than the resource's own
+    #[arg(long)]
+    pub vault: Option<String>,
+    /// Read everything again, whatever the change cache says
+    #[arg(long)]
+    pub full: bool,
+}
+
+/// Which backups to list.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only those of this resource
+    pub resource: Option<String>,
+    /// Only those made by hand
+    #[arg(long, conflicts_with = "automatic")]
+    pub manual: bool,
+    /// Only those made by a schedule
+    #[arg(long)]
+    pub automatic: bool,
+    /// Only those with this status: completed, failed, in_progress and so on
+    #[arg(long)]
+    pub status: Option<String>,
+}
+
+/// What to restore, and how.
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// The backup
+    pub id: u64,
+    /// Only these paths of it
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Restore below this directory, instead of in place
+    #[arg(long, value_name = "DIR")]
+    pub target: Option<PathBuf>,
+    /// What to do with files that are there and differ
+    #[arg(long, value_parser = ["overwrite", "skip"])]
+    pub conflict: Option<String>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before restoring in place
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// What to export.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The backup
+    pub id: u64,
+    /// The archive's format
+    #[arg(long, value_parser = ["tar.zst", "tar.gz", "tar"], default_value = "tar.zst")]
+    pub format: String,
+}
+
+/// What can be done with jobs.
+#[derive(Debug, Subcommand)]
+pub enum JobVerb {
+    /// List jobs, the newest first
+    List,
+    /// Watch a job until it ends
+    Watch {
+        /// The job
+        id: u64,
+    },
+    /// Ask a job to stop
+    Cancel {
+        /// The job
+        id: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("strongroom").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_forms_of_the_interface_parse() {
+        for line in [
+            "demo",
+            "demo /usr/share",
+            "status --json",
+            "--bus session status",
+            "--bus unix:path=/tmp/bus --json list",
+            "--private /tmp/x list",
+            "resource add web --path /etc /srv --exclude *.tmp --exclude cache/ --unit nginx.service --unit-action stop --project p --browse strict",
+            "resource add web --path /etc --path /srv --one-file-system",
+            "resource list --unprotected",
+            "resource show web",
+            "resource set web --exclude *.o",
+            "resource remove web",
+            "destination add disk local /mnt/disk",
+            "destination list",
+            "destination test disk",
+            "destination remove disk",
+            "vault add v --destination disk --compression zstd:3",
+            "vault list",
+            "vault show v",
+            "vault verify v --read-data --repair",
+            "vault prune v --dry-run",
+            "vault sync v",
+            "vault key add v",
+            "vault key list v",
+            "vault key remove v 0123",
+            "vault remove v --delete-data --yes",
+            "backup web --type full --description before --vault v --full --no-wait",
+            "list web --manual --status completed",
+            "list --automatic",
+            "show 3",
+            "delete 3",
+            "restore 3 /etc/fstab /etc/hosts --target /tmp/out --conflict skip --dry-run",
+            "restore 3 --yes",
+            "export 3 --format tar.gz",
+            "browse",
+            "browse 3",
+            "job list",
+            "job watch 7",
+            "job cancel 7",
+        ] {
+            if let Err(error) = parse(line) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "",
+            "nothing",
+            "show",
+            "show one",
+            "list --manual --automatic",
+            "restore 3 --conflict maybe",
+            "export 3 --format zip",
+            "vault add v",
+            "resource add",
+            "--bus session --private /tmp/x status",
+            "--private /tmp/x --no-wait backup web",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,441 @@
+//! Backups.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::fields::{self, Fields};
+use super::page::Page;
+use super::submit::Draft;
+use super::{Event, Service, resources, select, vaults};
+use crate::archive;
+use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup as index};
+use crate::jobs::{Key, Lane, Ticket};
+use crate::model::{Args, Error, Map, Result, Value};
+
+/// The fields of a backup, for sorting.
+const FIELDS: &[&str] = &[
+    "id",
+    "uuid",
+    "job",
+    "server",
+    "project_id",
+    "machine",
+    "vault",
+    "type",
+    "backup_type",
+    "incremental",
+    "partial",
+    "protected",
+    "status",
+    "size",
+    "stored_size",
+    "unique_size",
+    "size_mb",
+    "description",
+    "checksum",
+    "encrypted",
+    "destinations",
+    "created_at",
+    "completed_at",
+    "expires_at",
+    "error",
+    "message",
+    "files",
+    "errors",
+    "browse_path",
+];
+const MIB: u64 = 1 << 20;
+/// The longest description, in bytes.
+const DESCRIPTION: usize = 4096;
+
+fn description(args: &mut Args) -> Result<Option<String>> {
+    let text = args.string("description")?;
+    match &text {
+        Some(t) if t.len() > DESCRIPTION => {
+            Err(Error::invalid(format!("description is {} bytes long; at most {DESCRIPTION} are allowed", t.len())))
+        }
+        _ => Ok(text),
+    }
+}
+
+/// The vault that a resource is backed up to.
+fn vault_of(t: &impl Tables, resource: &Resource) -> Result<VaultRow> {
+    if let Some(id) = resource.vault {
+        return t.need(id);
+    }
+    if let Some(id) = t.named::<VaultRow>(0, "main")? {
+        return t.need(id);
+    }
+    let mut all = t.all::<VaultRow>()?;
+    match (all.pop(), all.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(Error::invalid_state("there is no vault; add a destination and a vault on it first")),
+        (Some(_), false) => Err(Error::invalid(format!(
+            "vault is missing, and resource {:?} has none; name one of the vaults",
+            resource.name
+        ))),
+    }
+}
+
+/// What a backup job needs.
+pub(super) fn ticket(backup: &Backup) -> Ticket {
+    Ticket { lane: Lane::Work, exclusive: vec![Key::Resource(backup.resource)], shared: vec![Key::Vault(backup.vault)] }
+}
+
+/// What a delete job needs.
+pub(super) fn delete_ticket(backup: &Backup) -> Ticket {
+    Ticket { exclusive: vec![Key::Vault(backup.vault)], ..Ticket::free(Lane::Maintenance) }
+}
+
+impl Service {
+    /// Queues a backup and answers with it.
+    pub fn create_backup(&self, selector: &str, options: Map) -> Result<Map> {
+        let mut args = Args::new(options);
+        let kind = args.choice("type", &["full", "database"])?.unwrap_or_else(|| "full".into());
+        let description = description(&mut args)?.unwrap_or_default();
+        let vault = args.string("vault")?;
+        let incremental = args.bool("incremental")?.unwrap_or(true);
+        let backup_type = args.choice("backup_type", &["manual", "automatic"])?.unwrap_or_else(|| "manual".into());
+        args.finish()?;
+        let limit = self.config().manual_backups;
+        let (_, id) = self.submit_with(|w, job| {
+            let resource = select::resource(w, selector)?;
+            if kind == "database" {
+                return Err(Error::invalid(format!(
+                    "type is database, but resource {:?} has no databases; use full",
+                    resource.name
+                )));
+            }
+            let vault = match &vault {
+                Some(selector) => select::vault(w, selector)?,
+                None => vault_of(w, &resource)?,
+            };
+            vaults::refuse_removing(&vault)?;
+            if backup_type == "manual" {
+                let count = resources::manual_count(&w.rows_at::<Backup>(index::BY_RESOURCE, resource.id)?);
+                if count >= limit {
+                    return Err(Error::limit_reached(format!(
+                        "resource {:?} has {count} manual backups and may have {limit}; delete one first",
+                        resource.name
+                    )));
+                }
+            }
+            if let (Some(capacity), Some(open)) = (vault.capacity, self.vaults.opened(vault.id)) {
+                let used = open.vault.stored_size();
+                if used >= capacity {
+                    return Err(Error::limit_reached(format!(
+                        "vault {:?} holds {used} bytes of the {capacity} it may hold; delete backups or raise capacity",
+                        vault.name
+                    )));
+                }
+            }
+            let id = w.next_id::<Backup>()?;
+            let units = (!resource.units.is_empty() && resource.unit_action != "none")
+                .then(|| "units are not stopped or frozen by this version; files may change while they are read");
+            let row = Backup {
+                id,
+                uuid: Uuid::new_v4(),
+                job,
+                resource: resource.id,
+                resource_name: resource.name,
+                project: resource.project,
+                project_name: w.need::<Project>(resource.project)?.name,
+                vault: vault.id,
+                vault_name: vault.name,
+                encrypted: vault.encryption,
+                r#type: kind,
+                backup_type,
+                incremental,
+                partial: false,
+                protected: false,
+                deleting: false,
+                status: State::Pending,
+                description,
+                browse: resource.browse,
+                created_at: Timestamp::now(),
+                completed_at: None,
+                expires_at: None,
+                manifest: None,
+                root: None,
+                size: None,
+                stored: None,
+                files: None,
+                entries: None,
+                errors: None,
+                error_list: None,
+                error: None,
+                message: units.map(str::to_owned),
+            };
+            w.put(&row)?;
+            let draft = Draft {
+                resource: Some(row.resource),
+                backup: Some(id),
+                vault: Some(row.vault),
+                ..Draft::new(Task::Backup { reread: !incremental }, ticket(&row))
+            };
+            Ok((draft, id))
+        })?;
+        self.emit(Event::BackupChanged { id, status: "pending".into() });
+        self.get_backup(id)
+    }
+
+    /// One backup.
+    pub fn get_backup(&self, id: u64) -> Result<Map> {
+        self.catalog.read(|r| self.backup_map(r, &r.need(id)?))
+    }
+
+    /// Lists backups.
+    pub fn list_backups(&self, options: Map) -> Result<(u64, Vec<Map>)> {
+        let mut args = Args::new(options);
+        let page = Page::take(&mut args, FIELDS)?;
+        let resource = args.string("resource")?;
+        let server = match args.value("server_id") {
+            None => None,
+            Some(Value::Str(s)) => Some(s),
+            Some(Value::Uint(n)) => Some(n.to_string()),
+            Some(Value::Uint32(n)) => Some(n.to_string()),
+            Some(Value::Int(n)) if n >= 0 => Some(n.to_string()),
+            Some(Value::Int32(n)) if n >= 0 => Some(n.to_string()),
+            Some(other) => {
+                return Err(Error::invalid(format!("server_id is {}; it must be a string (s) or an id", other.kind())));
+            }
+        };
+        if resource.is_some() && server.is_some() {
+            return Err(Error::invalid("resource and server_id are both given; they mean the same, give one"));
+        }
+        let in_project = args.string("project")?;
+        let backup_type = args.choice("backup_type", &["manual", "automatic"])?;
+        let kind = args.choice("type", &["full", "database"])?;
+        let statuses = match args.string("status")?.as_deref() {
+            None => None,
+            Some("in_progress") => Some(vec![State::Pending, State::Running]),
+            Some(name) => Some(vec![State::parse(name).ok_or_else(|| {
+                Error::invalid(format!(
+                    "status is {name:?}; it must be pending, running, in_progress, completed, failed or cancelled"
+                ))
+            })?]),
+        };
+        let vault = args.string("vault")?;
+        let nothing = args.uint("checkpoint", 0, u64::MAX)?.is_some() | args.string("task")?.is_some();
+        let machine = args.string("machine")?;
+        args.finish()?;
+
+        self.catalog.read(|r| {
+            let mut sets: Vec<Vec<u64>> = Vec::new();
+            if let Some(selector) = resource.or(server) {
+                sets.push(union(r, index::BY_RESOURCE, &select::resources_ever(r, &selector)?)?);
+            }
+            if let Some(states) = statuses {
+                let keys: Vec<u64> = states.iter().map(|s| s.key()).collect();
+                sets.push(union(r, index::BY_STATUS, &keys)?);
+            }
+            if let Some(selector) = vault {
+                sets.push(r.indexed(index::BY_VAULT, select::vault(r, &selector)?.id)?);
+            }
+            let project = in_project.map(|p| select::project(r, &p).map(|p| p.id)).transpose()?;
+            // Backups of checkpoints, tasks and other machines come with later versions.
+            if nothing || machine.is_some_and(|m| m != self.machine.name) {
+                return Ok((0, Vec::new()));
+            }
+            let mut ids = match sets.iter().min_by_key(|s| s.len()) {
+                None => r.ids::<Backup>()?,
+                Some(smallest) => {
+                    let others: Vec<BTreeSet<u64>> = sets.iter().map(|s| s.iter().copied().collect()).collect();
+                    smallest.iter().copied().filter(|id| others.iter().all(|s| s.contains(id))).collect()
+                }
+            };
+            let plain = project.is_none() && backup_type.is_none() && kind.is_none();
+            if let (true, Some(down)) = (plain, page.by_id()) {
+                if down {
+                    ids.reverse();
+                }
+                let (count, ids) = page.slice(ids);
+                let maps = ids.into_iter().map(|id| self.backup_map(r, &r.need(id)?)).collect::<Result<_>>()?;
+                return Ok((count, maps));
+            }
+            let mut maps = Vec::new();
+            for id in ids {
+                let row = r.need::<Backup>(id)?;
+                if project.is_none_or(|p| row.project == p)
+                    && backup_type.as_ref().is_none_or(|t| row.backup_type == *t)
+                    && kind.as_ref().is_none_or(|t| row.r#type == *t)
+                {
+                    maps.push(self.backup_map(r, &row)?);
+                }
+            }
+            Ok(page.cut(maps))
+        })
+    }
+
+    /// Changes a backup's description or protection.
+    pub fn update_backup(&self, id: u64, options: Map) -> Result<()> {
+        let mut args = Args::new(options);
+        let description = description(&mut args)?;
+        let protected = args.bool("protected")?;
+        args.finish()?;
+        let row = self.catalog.write(|w| {
+            w.update::<Backup>(id, |row| {
+                refuse_deleting(row)?;
+                if let Some(text) = description {
+                    row.description = text;
+                }
+                if let Some(protected) = protected {
+                    row.protected = protected;
+                }
+                Ok(())
+            })
+        })?;
+        self.emit(Event::BackupChanged { id, status: row.status.name().into() });
+        Ok(())
+    }
+
+    /// Starts a job that deletes a backup for good. It is gone from the mount at once.
+    pub fn delete_backup(&self, id: u64, options: Map) -> Result<u64> {
+        Args::new(options).finish()?;
+        let job = self.submit(|w| {
+            let mut row = w.need::<Backup>(id)?;
+            if !row.status.ended() {
+                return Err(Error::invalid_state(format!(
+                    "backup {id} is {}; cancel its job {} first",
+                    row.status.name(),
+                    row.job
+                )));
+            }
+            if row.protected {
+                return Err(Error::invalid_state(format!("backup {id} is protected; unprotect it first")));
+            }
+            if let Some(job) = resources::open_jobs(w)?.into_iter().find(|j| j.backup == Some(id)) {
+                return Err(Error::invalid_state(format!(
+                    "job {} ({}) uses backup {id}; wait for it or cancel it first",
+                    job.id,
+                    job.task.kind()
+                )));
+            }
+            vaults::refuse_removing(&w.need(row.vault)?)?;
+            row.deleting = true;
+            w.put(&row)?;
+            Ok(Draft {
+                resource: Some(row.resource),
+                backup: Some(id),
+                vault: Some(row.vault),
+                ..Draft::new(Task::Delete, delete_ticket(&row))
+            })
+        })?;
+        self.hide(id);
+        Ok(job)
+    }
+
+    /// Starts a job that checks a backup.
+    pub fn verify_backup(&self, id: u64, options: Map) -> Result<u64> {
+        let mut args = Args::new(options);
+        let read_data = args.bool("read_data")?.unwrap_or(false);
+        args.finish()?;
+        self.submit(|w| {
+            let row = completed(w, id)?;
+            let ticket = Ticket { shared: vec![Key::Vault(row.vault)], ..Ticket::free(Lane::Maintenance) };
+            Ok(Draft {
+                resource: Some(row.resource),
+                backup: Some(id),
+                vault: Some(row.vault),
+                ..Draft::new(Task::Verify { read_data }, ticket)
+            })
+        })
+    }
+
+    /// Lists what a backup could not read.
+    pub fn list_backup_errors(&self, id: u64, options: Map) -> Result<(u64, Vec<Map>)> {
+        let mut args = Args::new(options);
+        let page = Page::take(&mut args, &["id", "path", "code", "message"])?;
+        args.finish()?;
+        let (row, vault) = self.catalog.read(|r| {
+            let row = r.need::<Backup>(id)?;
+            let vault = r.need::<VaultRow>(row.vault)?;
+            Ok((row, vault))
+        })?;
+        let Some(list) = row.error_list else { return Ok((0, Vec::new())) };
+        let open = self.open_vault(&vault)?;
+        let errors = archive::read_errors(&open.vault, &list)?;
+        let maps = errors.iter().zip(1_u64..).map(|(e, n)| {
+            let mut f = Fields::default();
+            f.set("id", n).set("path", String::from_utf8_lossy(&e.path).into_owned());
+            f.set("code", e.code.as_str()).set("message", e.message.as_str());
+            f.done()
+        });
+        Ok(page.cut(maps.collect()))
+    }
+
+    pub(super) fn backup_map(&self, t: &impl Tables, row: &Backup) -> Result<Map> {
+        let vault = t.get::<VaultRow>(row.vault)?;
+        let server =
+            Map::from([("id".to_owned(), row.resource.into()), ("name".to_owned(), row.resource_name.as_str().into())]);
+        let mut f = Fields::default();
+        f.set("id", row.id).set("uuid", row.uuid.to_string()).set("job", fields::job_path(row.job));
+        f.set("server", server).set("project_id", row.project.to_string());
+        f.set("project", row.project_name.as_str()).set("machine", self.machine.name.as_str());
+        f.set("vault", vault.as_ref().map_or(row.vault_name.as_str(), |v| v.name.as_str()));
+        f.set("type", row.r#type.as_str()).set("backup_type", row.backup_type.as_str());
+        f.set("incremental", row.incremental).set("partial", row.partial).set("protected", row.protected);
+        f.set("status", row.status.name()).opt("size", row.size).opt("stored_size", row.stored);
+        f.opt("size_mb", row.size.map(|s| s.div_ceil(MIB))).set("description", row.description.as_str());
+        f.opt("checksum", row.root.map(|id| format!("sha256:{}", id.hex()))).set("encrypted", row.encrypted);
+        let mut destinations = Vec::new();
+        for id in vault.iter().flat_map(|v| &v.destinations) {
+            if let Some(place) = t.get::<Destination>(*id)? {
+                let mut d = Fields::default();
+                d.set("name", place.name.as_str()).set("type", place.type_name()).set("status", row.status.name());
+                d.opt("error", row.error.as_deref());
+                destinations.push(d.done());
+            }
+        }
+        f.set("destinations", destinations);
+        f.time("created_at", Some(row.created_at)).time("completed_at", row.completed_at);
+        f.time("expires_at", row.expires_at).opt("error", row.error.as_deref());
+        f.opt("files", row.files).opt("errors", row.errors);
+        let message = if row.deleting { Some("it is being deleted") } else { row.message.as_deref() };
+        f.opt(
+            "message",
+            message.or(match row.status {
+                State::Pending => Some("waiting for its turn"),
+                State::Running => Some("in progress"),
+                _ => None,
+            }),
+        );
+        if row.status == State::Completed && !row.deleting && self.options.browse.is_some() {
+            let path = self.options.browse_path.join("backups").join(row.id.to_string());
+            f.set("browse_path", fields::lossy(&path));
+        }
+        Ok(f.done())
+    }
+}
+
+fn union(t: &impl Tables, index: u8, keys: &[u64]) -> Result<Vec<u64>> {
+    let mut ids = Vec::new();
+    for key in keys {
+        ids.extend(t.indexed(index, *key)?);
+    }
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+fn refuse_deleting(row: &Backup) -> Result<()> {
+    if row.deleting {
+        return Err(Error::invalid_state(format!("backup {} is being deleted", row.id)));
+    }
+    Ok(())
+}
+
+/// A backup that can be read.
+pub(super) fn completed(t: &impl Tables, id: u64) -> Result<Backup> {
+    let row = t.need::<Backup>(id)?;
+    refuse_deleting(&row)?;
+    if row.status != State::Completed {
+        return Err(Error::invalid_state(format!(
+            "backup {id} is {}; only a completed backup can be used",
+            row.status.name()
+        )));
+    }
+    vaults::refuse_removing(&t.need(row.vault)?)?;
+    Ok(row)
+}

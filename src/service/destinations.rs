@@ -1,0 +1,209 @@
+//! Destinations.
+
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use super::fields::{self, Fields};
+use super::page::Page;
+use super::submit::Draft;
+use super::{Event, ObjectKind, Service, check, not_offered, select};
+use crate::catalog::destination::Place;
+use crate::catalog::{Destination, Tables, Task, VaultRow};
+use crate::jobs::{Lane, Ticket};
+use crate::model::{Args, Error, Map, Result, name};
+use crate::store::{LocalStore, ObjectStore};
+
+const FIELDS: &[&str] =
+    &["id", "name", "type", "directory", "max_backups", "state", "used", "free", "error", "created_at", "vault"];
+
+impl Service {
+    /// Adds a place for a vault. A directory that does not exist is made, private.
+    pub fn add_destination(&self, name: &str, kind: &str, options: Map) -> Result<u64> {
+        name::check("destination", name)?;
+        match kind {
+            "local" => {}
+            "s3" => return Err(not_offered("the destination type s3")),
+            _ => return Err(Error::invalid(format!("type is {kind:?}; it must be local or s3"))),
+        }
+        let mut args = Args::new(options);
+        let directory = args.string("directory")?;
+        let max_backups = args.uint("max_backups", 1, u64::from(u32::MAX))?;
+        args.finish()?;
+        let directory = directory.ok_or_else(|| Error::invalid("directory is missing; give an absolute path"))?;
+        let directory = check::clean_path("directory", Path::new(&directory))?;
+        let id = self.catalog.write(|w| {
+            self.check_directory(w, &directory, None)?;
+            let id = w.next_id::<Destination>()?;
+            let place = Place::Local { directory: directory.clone() };
+            w.put(&Destination { id, name: name.to_owned(), place, max_backups, created_at: Timestamp::now() })?;
+            LocalStore::create_dir(&directory)?;
+            Ok(id)
+        })?;
+        self.emit(Event::ObjectAdded { kind: ObjectKind::Destination, id });
+        Ok(id)
+    }
+
+    fn check_directory(&self, t: &impl Tables, directory: &Path, but: Option<u64>) -> Result<()> {
+        let shown = directory.display();
+        if directory == Path::new("/") {
+            return Err(Error::invalid("directory is /; give a directory of its own"));
+        }
+        if directory.exists() && !directory.is_dir() {
+            return Err(Error::invalid(format!("directory is {shown}, which is not a directory")));
+        }
+        for ours in [&self.options.cache_dir, &self.options.browse_path] {
+            check::not_ours("directory", directory, std::slice::from_ref(ours))?;
+        }
+        let real = real_path(directory);
+        for other in t.all::<Destination>()?.iter().filter(|d| Some(d.id) != but) {
+            let there = real_path(other.directory());
+            if real.starts_with(&there) || there.starts_with(&real) {
+                return Err(Error::invalid(format!(
+                    "directory is {shown}, which overlaps {} of destination {:?}; give another",
+                    other.directory().display(),
+                    other.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes a destination. Its directory may change while no vault uses it, or to where the
+    /// vault was moved.
+    pub fn update_destination(&self, selector: &str, options: Map) -> Result<()> {
+        let mut args = Args::new(options);
+        let new_name = args.string("name")?;
+        let max_backups = args.uint("max_backups", 0, u64::from(u32::MAX))?;
+        let directory = args.string("directory")?;
+        args.finish()?;
+        if let Some(name) = &new_name {
+            name::check("destination", name)?;
+        }
+        let directory = directory.map(|d| check::clean_path("directory", Path::new(&d))).transpose()?;
+        let id = self.catalog.write(|w| {
+            let mut row = select::destination(w, selector)?;
+            if let Some(directory) = &directory {
+                self.check_directory(w, directory, Some(row.id))?;
+                if let Some(vault) = vault_on(w, row.id)? {
+                    let there = crate::vault::read_config(&LocalStore::open(directory)?)?;
+                    if there.uuid != vault.uuid {
+                        return Err(Error::invalid_state(format!(
+                            "{} does not hold the vault {:?}; copy it there first",
+                            directory.display(),
+                            vault.name
+                        )));
+                    }
+                    super::vaults::refuse_busy(w, &vault)?;
+                }
+                row.place = Place::Local { directory: directory.clone() };
+            }
+            if let Some(name) = new_name {
+                row.name = name;
+            }
+            if let Some(max) = max_backups {
+                row.max_backups = (max > 0).then_some(max);
+            }
+            w.put(&row)?;
+            if let Some(vault) = vault_on(w, row.id)? {
+                self.vaults.forget(vault.id);
+            }
+            Ok(row.id)
+        })?;
+        if directory.is_some() {
+            self.show_all();
+        }
+        self.emit(Event::ObjectChanged { kind: ObjectKind::Destination, id });
+        Ok(())
+    }
+
+    /// Removes a destination that no vault uses. What lies there stays there.
+    pub fn remove_destination(&self, selector: &str, options: Map) -> Result<()> {
+        Args::new(options).finish()?;
+        let id = self.catalog.write(|w| {
+            let row = select::destination(w, selector)?;
+            if let Some(vault) = vault_on(w, row.id)? {
+                return Err(Error::invalid_state(format!(
+                    "destination {:?} holds the vault {:?}; remove the vault first",
+                    row.name, vault.name
+                )));
+            }
+            w.remove::<Destination>(row.id)?;
+            Ok(row.id)
+        })?;
+        self.emit(Event::ObjectRemoved { kind: ObjectKind::Destination, id });
+        Ok(())
+    }
+
+    /// One destination.
+    pub fn get_destination(&self, selector: &str) -> Result<Map> {
+        let (row, vault) = self.catalog.read(|r| {
+            let row = select::destination(r, selector)?;
+            let vault = vault_on(r, row.id)?;
+            Ok((row, vault))
+        })?;
+        Ok(self.destination_map(&row, vault.as_ref()))
+    }
+
+    /// Lists destinations.
+    pub fn list_destinations(&self, options: Map) -> Result<(u64, Vec<Map>)> {
+        let mut args = Args::new(options);
+        let page = Page::take(&mut args, FIELDS)?;
+        args.finish()?;
+        let rows = self.catalog.read(|r| {
+            r.all::<Destination>()?
+                .into_iter()
+                .map(|row| vault_on(r, row.id).map(|vault| (row, vault)))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        Ok(page.cut(rows.iter().map(|(row, vault)| self.destination_map(row, vault.as_ref())).collect()))
+    }
+
+    fn destination_map(&self, row: &Destination, vault: Option<&VaultRow>) -> Map {
+        let mut f = Fields::default();
+        f.set("id", row.id).set("name", row.name.as_str()).set("type", row.type_name());
+        f.set("directory", fields::lossy(row.directory())).opt("max_backups", row.max_backups);
+        f.time("created_at", Some(row.created_at)).opt("vault", vault.map(|v| v.name.as_str()));
+        match LocalStore::open(row.directory()).and_then(|store| store.space()) {
+            Ok(space) => f.set("state", "available").opt("free", space.free),
+            Err(e) => f.set("state", "unavailable").set("error", e.message),
+        };
+        let used = match vault {
+            Some(vault) => self.vaults.opened(vault.id).map(|open| open.vault.stored_size()),
+            None => Some(0),
+        };
+        f.opt("used", used).done()
+    }
+
+    /// Starts a job that tries the destination.
+    pub fn test_destination(&self, selector: &str, options: Map) -> Result<u64> {
+        Args::new(options).finish()?;
+        self.submit(|w| {
+            let row = select::destination(w, selector)?;
+            Ok(Draft::new(Task::Test { destination: row.id }, Ticket::free(Lane::Maintenance)))
+        })
+    }
+}
+
+/// The vault that lies on a destination.
+pub(super) fn vault_on(t: &impl Tables, destination: u64) -> Result<Option<VaultRow>> {
+    Ok(t.all::<VaultRow>()?.into_iter().find(|v| v.destinations.contains(&destination)))
+}
+
+/// Where a path leads, as far as it exists.
+fn real_path(path: &Path) -> PathBuf {
+    let mut at = path;
+    let mut rest = Vec::new();
+    loop {
+        if let Ok(real) = std::fs::canonicalize(at) {
+            return rest.iter().rev().fold(real, |path, name| path.join(name));
+        }
+        match (at.parent(), at.file_name()) {
+            (Some(parent), Some(name)) => {
+                rest.push(name);
+                at = parent;
+            }
+            _ => return path.to_path_buf(),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Building the map that an object is on the bus.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde_json::Value as Json;
+
+use crate::model::{Map, Value};
+
+/// A map in the making. What is not known is left out.
+#[derive(Debug, Default)]
+pub struct Fields(Map);
+
+impl Fields {
+    /// Sets a field.
+    pub fn set(&mut self, key: &str, value: impl Into<Value>) -> &mut Self {
+        self.0.insert(key.to_owned(), value.into());
+        self
+    }
+
+    /// Sets a field whose value is known.
+    pub fn opt(&mut self, key: &str, value: Option<impl Into<Value>>) -> &mut Self {
+        match value {
+            Some(value) => self.set(key, value),
+            None => self,
+        }
+    }
+
+    /// Sets a field to a text that is not empty.
+    pub fn text(&mut self, key: &str, value: &str) -> &mut Self {
+        self.opt(key, (!value.is_empty()).then_some(value))
+    }
+
+    /// Sets a time that is known.
+    pub fn time(&mut self, key: &str, value: Option<Timestamp>) -> &mut Self {
+        self.opt(key, value.map(time))
+    }
+
+    /// The map.
+    pub fn done(&mut self) -> Map {
+        std::mem::take(&mut self.0)
+    }
+}
+
+/// RFC 3339 in UTC, always of the same length, so that text sorts as time does.
+pub fn time(value: Timestamp) -> String {
+    format!("{value:.3}")
+}
+
+/// Paths: text where all of them are UTF-8, else bytes.
+pub fn paths(list: &[PathBuf]) -> Value {
+    match list.iter().map(|p| p.to_str().map(Value::from)).collect::<Option<Vec<_>>>() {
+        Some(texts) => Value::List(texts),
+        None => Value::List(list.iter().map(|p| Value::Bytes(p.as_os_str().as_bytes().to_vec())).collect()),
+    }
+}
+
+/// A path as text, lossy.
+pub fn lossy(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// The bus path of a job.
+pub fn job_path(id: u64) -> Value {
+    Value::Path(format!("/org/strongroom1/job/{id}"))
+}
+
+/// A JSON object as a map; what D-Bus cannot say (null) is left out.
+pub fn from_json(object: &serde_json::Map<String, Json>) -> Map {
+    object.iter().filter_map(|(key, value)| Some((key.clone(), json_value(value)?))).collect()
+}
+
+fn json_value(value: &Json) -> Option<Value> {
+    Some(match value {
+        Json::Null => return None,
+        Json::Bool(b) => Value::Bool(*b),
+        Json::Number(n) => n
+            .as_u64()
+            .map(Value::Uint)
+            .or_else(|| n.as_i64().map(Value::Int))
+            .or_else(|| n.as_f64().map(Value::Double))?,
+        Json::String(s) => Value::Str(s.clone()),
+        Json::Array(list) if !list.is_empty() && list.iter().all(Json::is_object) => {
+            Value::Maps(list.iter().filter_map(Json::as_object).map(from_json).collect())
+        }
+        Json::Array(list) => Value::List(list.iter().filter_map(json_value).collect()),
+        Json::Object(object) => Value::Map(from_json(object)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_sort_as_text() {
+        let early = Timestamp::from_millisecond(1_700_000_000_000).unwrap();
+        let late = Timestamp::from_millisecond(1_700_000_000_500).unwrap();
+        assert_eq!(time(early), "2023-11-14T22:13:20.000Z");
+        assert!(time(early) < time(late));
+    }
+
+    #[test]
+    fn paths_that_are_not_text_go_as_bytes() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = PathBuf::from(std::ffi::OsString::from_vec(b"/a\xff".to_vec()));
+        assert!(
+            matches!(&paths(&[odd, "/b".into()]), Value::List(l) if matches!(&l[1], Value::Bytes(b) if b == b"/b"))
+        );
+        assert!(matches!(&paths(&["/b".into()]), Value::List(l) if matches!(&l[0], Value::Str(_))));
+    }
+}

@@ -1,0 +1,222 @@
+//! What a caller can ask for, in the domain's terms.
+//!
+//! What it guarantees: every argument is checked before anything is done; every change is in the
+//! catalog before anybody hears of it; nothing here waits for long work, which is queued as a job
+//! whose row is written first. The bus, and whoever else asks, only translates.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `projects` … `backups`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `work` | what each kind of job does |
+//! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
+//! | `open`, `show` | open vaults, and the mount |
+//! | `config`, `first` | the configuration files, and the first start |
+//! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
+
+mod backups;
+mod check;
+mod config;
+mod destinations;
+mod event;
+mod exports;
+mod fields;
+mod first;
+mod jobs;
+mod keys;
+mod open;
+mod options;
+mod page;
+mod projects;
+mod recover;
+mod resources;
+mod restores;
+mod select;
+mod show;
+mod submit;
+mod vaults;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+
+use crate::catalog::{Catalog, Destination, Resource, State, Tables, VaultRow, private_dir};
+use crate::host;
+use crate::jobs::Jobs;
+use crate::model::{Args, Error, Map, Result};
+use crate::vault::Machine;
+
+pub use config::Config;
+pub use event::{Event, JobStatus, ObjectKind};
+pub use options::{BrowseProcess, ServiceOptions};
+
+/// A slow listener that falls further behind than this is told so and looks again.
+const EVENTS: usize = 4096;
+
+/// The service: every use case, safe to call from many threads.
+pub struct Service {
+    me: Weak<Self>,
+    options: ServiceOptions,
+    config: RwLock<Config>,
+    catalog: Catalog,
+    jobs: Arc<Jobs>,
+    events: broadcast::Sender<Event>,
+    vaults: open::OpenVaults,
+    show: show::Show,
+    machine: Machine,
+    /// Descriptors that callers passed, by job.
+    descriptors: Mutex<BTreeMap<u64, Arc<OwnedFd>>>,
+    /// Held from a job's row to its place in the queue, so that nobody sees one without the other.
+    submitting: Mutex<()>,
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these guard is whole after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error of something that comes with a later version.
+fn not_offered(what: &str) -> Error {
+    Error::invalid(format!("{what} is not offered by this version; leave it out"))
+}
+
+impl Service {
+    /// Opens the state, makes what a first start needs, and finishes or fails what a crash left.
+    pub fn open(options: ServiceOptions) -> Result<Arc<Self>> {
+        let config = Config::load(&options.config)?;
+        let catalog = Catalog::open(&options.state_dir)?;
+        private_dir(&options.cache_dir)?;
+        let machine = Machine { id: host::machine_id(&options.state_dir)?, name: host::name() };
+        let show = show::Show::start(&options);
+        let service = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            jobs: Jobs::new(config.lanes),
+            config: RwLock::new(config),
+            catalog,
+            events: broadcast::Sender::new(EVENTS),
+            vaults: open::OpenVaults::default(),
+            show,
+            machine,
+            descriptors: Mutex::default(),
+            submitting: Mutex::default(),
+            options,
+        });
+        service.first_start()?;
+        service.recover()?;
+        service.show_all();
+        Ok(service)
+    }
+
+    /// Starts working on the queue.
+    pub fn start(&self) {
+        if let Some(me) = self.me.upgrade() {
+            self.jobs.start(&me);
+        }
+    }
+
+    /// Stops: running work is asked to stop and waited for until the deadline. The mount goes on.
+    pub fn stop(&self, deadline: Duration) {
+        if !self.jobs.stop(deadline) {
+            tracing::warn!("not all jobs stopped in time; the next start ends them");
+        }
+    }
+
+    /// Unmounts the backups and ends the browse process.
+    pub fn stop_browse(&self) {
+        self.show.stop();
+    }
+
+    /// Tells what happens from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// The program's version.
+    pub fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// Where backups are mounted.
+    pub fn browse_path(&self) -> String {
+        fields::lossy(&self.options.browse_path)
+    }
+
+    /// How many jobs run.
+    pub fn running_jobs(&self) -> u32 {
+        u32::try_from(self.jobs.counts().0).unwrap_or(u32::MAX)
+    }
+
+    /// How many jobs wait.
+    pub fn queued_jobs(&self) -> u32 {
+        u32::try_from(self.jobs.counts().1).unwrap_or(u32::MAX)
+    }
+
+    /// Everything that is a bus object now.
+    pub fn objects(&self) -> Vec<(ObjectKind, u64)> {
+        let found = self.catalog.read(|r| {
+            let mut found = Vec::new();
+            for resource in r.all::<Resource>()? {
+                if resource.removed_at.is_none() {
+                    found.push((ObjectKind::Resource, resource.id));
+                }
+            }
+            found.extend(r.ids::<VaultRow>()?.into_iter().map(|id| (ObjectKind::Vault, id)));
+            found.extend(r.ids::<Destination>()?.into_iter().map(|id| (ObjectKind::Destination, id)));
+            for state in [State::Pending, State::Running] {
+                let ids = r.indexed(crate::catalog::job::BY_STATE, state.key())?;
+                found.extend(ids.into_iter().map(|id| (ObjectKind::Job, id)));
+            }
+            Ok(found)
+        });
+        found.unwrap_or_else(|e| {
+            tracing::error!("cannot list the objects: {e}");
+            Vec::new()
+        })
+    }
+
+    /// Reads the configuration files again. What is wrong changes nothing.
+    pub fn reload(&self, options: Map) -> Result<()> {
+        Args::new(options).finish()?;
+        let config = Config::load(&self.options.config)?;
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        if let Some(me) = self.me.upgrade() {
+            self.jobs.set_limits(config.lanes, &me);
+        }
+        Ok(())
+    }
+
+    fn config(&self) -> Config {
+        *self.config.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn emit(&self, event: Event) {
+        // Nobody listening is no error.
+        let _ = self.events.send(event);
+    }
+
+    /// Directories that are Strongroom's own: never backed up, never restored into.
+    fn own_directories(&self, t: &impl Tables) -> Result<Vec<PathBuf>> {
+        let o = &self.options;
+        let mut dirs = vec![o.state_dir.clone(), o.cache_dir.clone(), o.browse_path.clone()];
+        dirs.extend(t.all::<Destination>()?.iter().map(|d| d.directory().to_path_buf()));
+        // A directory may be reached by another name: the real one counts too.
+        let real: Vec<PathBuf> = dirs.iter().filter_map(|d| std::fs::canonicalize(d).ok()).collect();
+        dirs.extend(real);
+        dirs.sort();
+        dirs.dedup();
+        Ok(dirs)
+    }
+}

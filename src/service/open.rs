@@ -1,0 +1,217 @@
+//! Open vaults, and making new ones.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind as Io, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use super::{Service, locked};
+use crate::catalog::{Destination, Tables, VaultRow, private_dir};
+use crate::model::{Error, ErrorKind, Id, IoContext, Result};
+use crate::store::{LocalStore, ObjectMeta, ObjectStore, Space};
+use crate::vault::{self, MasterKey, NewVault, Secret, Vault};
+
+/// Decoded segments kept per vault.
+const MEMORY: usize = 64 << 20;
+
+/// A vault that is open, with what others need to open it too.
+#[derive(Debug)]
+pub(super) struct OpenVault {
+    pub vault: Arc<Vault>,
+    pub master: Option<MasterKey>,
+    pub directory: PathBuf,
+    key_file: Option<PathBuf>,
+}
+
+impl OpenVault {
+    /// The slot that this machine's key file opens.
+    pub fn own_slot(&self) -> Result<Option<Id>> {
+        let Some(path) = &self.key_file else { return Ok(None) };
+        let secret = read_key_file(path)?;
+        for slot in self.vault.key_slots()? {
+            let one = OneSlot { store: &**self.vault.store(), id: slot.id.hex() };
+            if vault::slots::unlock(&one, self.vault.uuid(), &secret).is_ok() {
+                return Ok(Some(slot.id));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A store that shows one key slot only, to learn which one a secret opens.
+#[derive(Debug)]
+struct OneSlot<'a> {
+    store: &'a dyn ObjectStore,
+    id: String,
+}
+
+impl ObjectStore for OneSlot<'_> {
+    fn put(&self, key: &str, _data: &[u8]) -> Result<()> {
+        Err(Error::failed(format!("{key} is not to be written here")))
+    }
+
+    fn get(&self, key: &str, limit: u64) -> Result<Vec<u8>> {
+        self.store.get(key, limit)
+    }
+
+    fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.store.get_range(key, offset, len)
+    }
+
+    fn size(&self, key: &str) -> Result<Option<u64>> {
+        self.store.size(key)
+    }
+
+    fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
+        Ok(self.store.list(prefix)?.into_iter().filter(|o| o.key.ends_with(&self.id)).collect())
+    }
+
+    fn delete(&self, key: &str) -> Result<()> {
+        Err(Error::failed(format!("{key} is not to be removed here")))
+    }
+
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn space(&self) -> Result<Space> {
+        self.store.space()
+    }
+}
+
+type Slot = Arc<Mutex<Option<Arc<OpenVault>>>>;
+
+/// The vaults that are open, by id. Opening one does not hold up the others.
+#[derive(Debug, Default)]
+pub(super) struct OpenVaults(Mutex<BTreeMap<u64, Slot>>);
+
+impl OpenVaults {
+    fn slot(&self, id: u64) -> Slot {
+        Arc::clone(locked(&self.0).entry(id).or_default())
+    }
+
+    /// A vault that is open already; never waits for one that is being opened.
+    pub fn opened(&self, id: u64) -> Option<Arc<OpenVault>> {
+        let slot = self.slot(id);
+        slot.try_lock().ok().and_then(|open| open.clone())
+    }
+
+    /// Forgets a vault: the next use opens it again.
+    pub fn forget(&self, id: u64) {
+        locked(&self.0).remove(&id);
+    }
+}
+
+/// Writes a new key file (0600), durably, before anything relies on it.
+pub(super) fn write_key_file(path: &Path, secret: &Secret) -> Result<()> {
+    let what = || format!("cannot write the key file {}", path.display());
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+        .at(what)?;
+    file.write_all(secret.to_file().as_bytes()).and_then(|()| file.sync_all()).at(what)?;
+    match path.parent() {
+        Some(parent) => File::open(parent).and_then(|d| d.sync_all()).at(what),
+        None => Ok(()),
+    }
+}
+
+fn read_key_file(path: &Path) -> Result<Secret> {
+    let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| {
+        Error::failed(format!("the key file {} cannot be read: {e}; put it back from its copy", path.display()))
+    })?);
+    Secret::from_file(&text).map_err(|e| e.context(path.display()))
+}
+
+impl Service {
+    /// The vault, opened if it is not yet.
+    pub(super) fn open_vault(&self, row: &VaultRow) -> Result<Arc<OpenVault>> {
+        let slot = self.vaults.slot(row.id);
+        let mut open = locked(&slot);
+        if let Some(open) = &*open {
+            return Ok(Arc::clone(open));
+        }
+        let primary = row.destinations.first().copied().unwrap_or_default();
+        let place: Destination = self.catalog.read(|r| r.need(primary))?;
+        let name = || format!("vault {:?} on destination {:?}", row.name, place.name);
+        let opened = Arc::new(self.open_at(row, place.directory()).map_err(|e| e.context(name()))?);
+        *open = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    fn open_at(&self, row: &VaultRow, directory: &Path) -> Result<OpenVault> {
+        let local = LocalStore::open(directory)?;
+        let config = vault::read_config(&local).map_err(|e| match e.kind {
+            ErrorKind::NotFound => Error::destination_failed(format!(
+                "{} holds no vault any more; mount or restore what was there",
+                directory.display()
+            )),
+            _ => e,
+        })?;
+        if config.uuid != row.uuid {
+            return Err(Error::destination_failed(format!(
+                "{} holds another vault ({}); mount the right one",
+                directory.display(),
+                config.uuid
+            )));
+        }
+        let store: Arc<dyn ObjectStore> = Arc::new(local);
+        let master = match &row.key_file {
+            Some(path) => Some(vault::unlock(&*store, &read_key_file(path)?)?),
+            None => None,
+        };
+        let vault = Vault::open(store, master.clone(), &self.options.cache_dir, MEMORY)?;
+        let found = vault.recover(self.machine.id)?;
+        tracing::debug!(vault = %row.name, ?found, "opened");
+        Ok(OpenVault { vault, master, directory: directory.to_path_buf(), key_file: row.key_file.clone() })
+    }
+
+    /// Makes the vault of a new row in its destination's directory. What an attempt that was cut
+    /// short left is taken up again: its key file is there, and nothing is in it yet.
+    pub(super) fn create_store(&self, row: &mut VaultRow, directory: &Path) -> Result<()> {
+        let store = LocalStore::open(directory)?;
+        let keys = self.options.state_dir.join("keys");
+        private_dir(&keys)?;
+        match vault::read_config(&store) {
+            Err(e) if e.kind == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+            Ok(there) => {
+                let path = keys.join(format!("{}.key", there.uuid));
+                let empty = store.list("backups/")?.is_empty();
+                let ours = there.encrypted == row.encryption && (!there.encrypted || path.exists());
+                if !empty || !ours {
+                    return Err(Error::invalid_state(format!(
+                        "{} holds the vault {} already; give an empty directory",
+                        directory.display(),
+                        there.uuid
+                    )));
+                }
+                row.uuid = there.uuid;
+                if row.encryption {
+                    vault::unlock(&store, &read_key_file(&path)?)?;
+                    row.key_file = Some(path);
+                }
+                return Ok(());
+            }
+        }
+        let mut new = NewVault { uuid: row.uuid, master: None, key_file: None };
+        if row.encryption {
+            let (master, secret) = (MasterKey::random()?, Secret::random()?);
+            let path = keys.join(format!("{}.key", row.uuid));
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != Io::NotFound => {
+                    return Err(Error::io(format!("cannot replace {}", path.display()), &e));
+                }
+                _ => write_key_file(&path, &secret)?,
+            }
+            row.key_file = Some(path);
+            new = NewVault { uuid: row.uuid, master: Some(master), key_file: Some(secret) };
+        }
+        Vault::create(&store, &new)
+    }
+}

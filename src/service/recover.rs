@@ -1,0 +1,217 @@
+//! What a restart makes of what a crash or a stop left.
+//!
+//! A backup whose manifest is in its vault is completed, whatever the catalog says; what can be
+//! done again without harm is queued again; everything else that had begun has failed and says so.
+
+use jiff::Timestamp;
+
+use super::submit::Draft;
+use super::work::temporary;
+use super::{Service, backups};
+use crate::catalog::{Backup, Job, Resource, State, Tables, Task, VaultRow, backup, job};
+use crate::jobs::{Key, Lane, Ticket};
+use crate::model::{Error, ErrorKind, Result};
+use crate::vault::Manifest;
+
+/// What a job becomes.
+enum Fate {
+    Again,
+    Failed(&'static str),
+}
+
+fn fate(job: &Job) -> Fate {
+    match (&job.task, job.state) {
+        (Task::Delete | Task::Remove { .. }, _) => Fate::Again,
+        (Task::Backup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync, State::Pending) => Fate::Again,
+        (Task::Backup { .. }, _) => Fate::Failed(
+            "the daemon stopped before it finished; what it had stored is found and used by the next backup",
+        ),
+        (Task::Restore(_), State::Pending) => Fate::Failed("the daemon stopped before it began; restore again"),
+        (Task::Restore(_), _) => {
+            Fate::Failed("the daemon stopped before it finished; every file is whole, old or new: restore again")
+        }
+        (_, State::Pending) => Fate::Failed("the daemon stopped before it began; start it again"),
+        _ => Fate::Failed("the daemon stopped before it finished; start it again"),
+    }
+}
+
+/// What a job needs in order to run, from its row.
+fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
+    let vault = || job.vault.map(Key::Vault);
+    Ok(match (&job.task, job.backup) {
+        (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
+        (Task::Delete, Some(id)) => backups::delete_ticket(&t.need(id)?),
+        (Task::Prune { .. } | Task::Remove { .. } | Task::Delete, _) => {
+            Ticket { exclusive: vault().into_iter().collect(), ..Ticket::free(Lane::Maintenance) }
+        }
+        _ => Ticket { shared: vault().into_iter().collect(), ..Ticket::free(Lane::Maintenance) },
+    })
+}
+
+impl Service {
+    /// Ends or queues again what was open, and finishes deletions.
+    pub(super) fn recover(&self) -> Result<()> {
+        let open = self.catalog.read(|r| {
+            let mut open = r.rows_at::<Job>(job::BY_STATE, State::Running.key())?;
+            open.extend(r.rows_at::<Job>(job::BY_STATE, State::Pending.key())?);
+            open.sort_by_key(|j| j.id);
+            Ok(open)
+        })?;
+        for job in &open {
+            if let (Task::Backup { .. }, State::Running, Some(id)) = (&job.task, job.state, job.backup) {
+                // An unreachable destination must not keep the daemon from starting.
+                match self.find_manifest(id) {
+                    Ok(Some(found)) => {
+                        self.complete_from(job, id, found)?;
+                        continue;
+                    }
+                    Ok(None) => {}
+                    Err(e) => tracing::warn!("cannot look for the manifest of backup {id}: {e}"),
+                }
+            }
+            self.clean_up(job);
+            match fate(job) {
+                Fate::Again => self.queue_again(job)?,
+                Fate::Failed(why) => self.catalog.write(|w| {
+                    let now = Timestamp::now();
+                    w.update::<Job>(job.id, |row| {
+                        row.state = State::Failed;
+                        row.completed_at = Some(now);
+                        row.error = Some(why.into());
+                        row.error_kind = Some(ErrorKind::Failed);
+                        Ok(())
+                    })?;
+                    if let (Task::Backup { .. }, Some(id)) = (&job.task, job.backup) {
+                        w.update::<Backup>(id, |row| {
+                            row.status = State::Failed;
+                            row.completed_at = Some(now);
+                            row.error = Some(why.into());
+                            Ok(())
+                        })?;
+                    }
+                    Ok(())
+                })?,
+            }
+        }
+        self.finish_deletions()
+    }
+
+    fn queue_again(&self, job: &Job) -> Result<()> {
+        let ticket = self.catalog.write(|w| {
+            let row = w.update::<Job>(job.id, |row| {
+                row.state = State::Pending;
+                row.started_at = None;
+                Ok(())
+            })?;
+            if let (Task::Backup { .. }, Some(id)) = (&row.task, row.backup) {
+                w.update::<Backup>(id, |backup| {
+                    backup.status = State::Pending;
+                    Ok(())
+                })?;
+            }
+            ticket(w, &row)
+        })?;
+        if let Some(me) = self.me.upgrade() {
+            self.jobs.push(job.id, ticket, &me);
+        }
+        Ok(())
+    }
+
+    /// Removes what an interrupted job left beside its results.
+    fn clean_up(&self, job: &Job) {
+        match &job.task {
+            Task::Export { path: Some(path), .. } => {
+                let _ = std::fs::remove_file(temporary(path, job.id));
+            }
+            Task::Restore(_) => {
+                if let Err(e) = crate::restore::recover(&self.journal(job.id)) {
+                    tracing::warn!("what the restore of job {} left could not be removed: {e}", job.id);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The manifest of a backup that had begun, if it was published.
+    fn find_manifest(&self, id: u64) -> Result<Option<(crate::model::Id, Manifest)>> {
+        let (row, vault, known) = self.catalog.read(|r| {
+            let row = r.need::<Backup>(id)?;
+            let vault = r.need::<VaultRow>(row.vault)?;
+            let known: Vec<_> =
+                r.rows_at::<Backup>(backup::BY_VAULT, row.vault)?.into_iter().filter_map(|b| b.manifest).collect();
+            Ok((row, vault, known))
+        })?;
+        let open = self.open_vault(&vault)?;
+        for manifest in open.vault.manifests()?.into_iter().filter(|m| !known.contains(m)) {
+            match open.vault.manifest(&manifest) {
+                Ok(found) if found.uuid == row.uuid => return Ok(Some((manifest, found))),
+                Ok(_) => {}
+                Err(e) => tracing::warn!("manifest {manifest} cannot be read: {e}"),
+            }
+        }
+        Ok(None)
+    }
+
+    fn complete_from(&self, job: &Job, id: u64, (object, manifest): (crate::model::Id, Manifest)) -> Result<()> {
+        self.catalog.write(|w| {
+            let row = w.update::<Backup>(id, |row| {
+                super::work::fill(row, object, &manifest);
+                Ok(())
+            })?;
+            w.update::<VaultRow>(row.vault, |vault| {
+                vault.last_manifest = Some(object);
+                Ok(())
+            })?;
+            if let Some(mut resource) = w.get::<Resource>(row.resource)? {
+                super::work::note_success(&mut resource, &row);
+                w.put(&resource)?;
+            }
+            w.update::<Job>(job.id, |row| {
+                row.state = State::Completed;
+                row.completed_at = Some(manifest.completed_at);
+                Ok(())
+            })?;
+            Ok(())
+        })
+    }
+
+    /// Queues a job for every backup that is marked but has none: its manifest must go.
+    fn finish_deletions(&self) -> Result<()> {
+        let left = self.catalog.read(|r| {
+            let jobs = super::resources::open_jobs(r)?;
+            let mut left = r.rows_at::<Backup>(backup::DELETING, 1)?;
+            left.retain(|b| !jobs.iter().any(|j| j.backup == Some(b.id) && j.task == Task::Delete));
+            let mut kept = Vec::new();
+            for row in left {
+                if r.get::<VaultRow>(row.vault)?.is_some_and(|v| !v.removing) {
+                    kept.push(row);
+                }
+            }
+            Ok(kept)
+        })?;
+        for row in left {
+            self.submit(|_| {
+                Ok(Draft {
+                    resource: Some(row.resource),
+                    backup: Some(row.id),
+                    vault: Some(row.vault),
+                    ..Draft::new(Task::Delete, backups::delete_ticket(&row))
+                })
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The error of a job that the daemon's own stop ended.
+pub(super) fn stopped(task: &Task) -> Option<Error> {
+    match task {
+        Task::Restore(_) => {
+            Some(Error::failed("the daemon stopped before it finished; every file is whole, old or new: restore again"))
+        }
+        Task::Export { .. } | Task::Test { .. } => {
+            Some(Error::failed("the daemon stopped before it finished; start it again"))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,347 @@
+//! Resources.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use regex_automata::meta::Regex;
+
+use super::fields::{self, Fields};
+use super::page::Page;
+use super::{Event, ObjectKind, Service, check, not_offered, select};
+use crate::catalog::{Backup, Job, Project, Resource, State, Tables, Task, VaultRow, backup, job, project, resource};
+use crate::model::{Args, Error, Map, Result, name};
+
+const FIELDS: &[&str] = &[
+    "id",
+    "name",
+    "project",
+    "project_id",
+    "kind",
+    "paths",
+    "exclude",
+    "one_file_system",
+    "units",
+    "unit_action",
+    "snapshot",
+    "vault",
+    "browse",
+    "extra_info",
+    "status",
+    "size",
+    "backup_count",
+    "manual_count",
+    "manual_limit",
+    "snapshot_count",
+    "created_at",
+    "last_backup",
+    "last_success",
+    "origin",
+];
+
+/// Settings as a caller gives them: checked one by one, not yet against the catalog.
+#[derive(Debug, Default)]
+struct Settings {
+    project: Option<String>,
+    name: Option<String>,
+    kind: Option<&'static str>,
+    paths: Option<Vec<PathBuf>>,
+    exclude: Option<Vec<String>>,
+    one_file_system: Option<bool>,
+    units: Option<Vec<String>>,
+    unit_action: Option<String>,
+    snapshot: Option<String>,
+    vault: Option<String>,
+    browse: Option<String>,
+    extra_info: Option<String>,
+}
+
+impl Settings {
+    fn take(mut args: Args, new: bool) -> Result<Self> {
+        let settings = Self {
+            project: args.string("project")?,
+            name: if new { None } else { args.string("name")? },
+            kind: args.string("kind")?.map(|k| check::kind(&k)).transpose()?,
+            paths: args.paths("paths")?.map(|list| existing("paths", &list)).transpose()?,
+            exclude: args.strings("exclude")?,
+            one_file_system: args.bool("one_file_system")?,
+            units: args.strings("units")?,
+            unit_action: args.choice("unit_action", &["none", "freeze", "stop"])?,
+            snapshot: args.choice("snapshot", &["auto", "required", "off"])?,
+            vault: args.string("vault")?,
+            browse: args.string("browse")?,
+            extra_info: args.string("extra_info")?,
+        };
+        if args.maps("databases")?.is_some_and(|list| !list.is_empty()) {
+            return Err(not_offered("databases"));
+        }
+        args.finish()?;
+        if settings.snapshot.as_deref() == Some("required") {
+            return Err(not_offered("snapshot required"));
+        }
+        if let Some(patterns) = &settings.exclude {
+            check_patterns(patterns)?;
+        }
+        if let Some(unit) = settings.units.iter().flatten().find(|u| !unit_name(u)) {
+            return Err(Error::invalid(format!(
+                "units holds {unit:?}, which is not a unit's name such as nginx.service"
+            )));
+        }
+        if let Some(browse) = &settings.browse {
+            check::browse(browse)?;
+        }
+        if let Some(name) = &settings.name {
+            name::check("resource", name)?;
+        }
+        Ok(settings)
+    }
+
+    fn apply(self, t: &impl Tables, service: &Service, row: &mut Resource) -> Result<()> {
+        if let Some(project) = self.project {
+            row.project = select::project(t, &project)?.id;
+        }
+        if let Some(vault) = self.vault {
+            row.vault = if vault.is_empty() { None } else { Some(select::vault(t, &vault)?.id) };
+        }
+        if let Some(paths) = self.paths {
+            let ours = service.own_directories(t)?;
+            paths.iter().try_for_each(|path| check::not_ours("paths", path, &ours))?;
+            row.paths = paths;
+        }
+        set(&mut row.name, self.name);
+        set(&mut row.kind, self.kind.map(str::to_owned));
+        set(&mut row.exclude, self.exclude);
+        set(&mut row.one_file_system, self.one_file_system);
+        set(&mut row.units, self.units);
+        set(&mut row.unit_action, self.unit_action);
+        set(&mut row.snapshot, self.snapshot);
+        set(&mut row.browse, self.browse);
+        set(&mut row.extra_info, self.extra_info);
+        Ok(())
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+fn existing(key: &str, list: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let list = check::clean_paths(key, list)?;
+    if list.is_empty() {
+        return Err(Error::invalid(format!("{key} is empty; give at least one absolute path")));
+    }
+    for path in &list {
+        std::fs::symlink_metadata(path)
+            .map_err(|e| Error::invalid(format!("{key} holds {}, which cannot be backed up: {e}", path.display())))?;
+    }
+    Ok(list)
+}
+
+fn check_patterns(patterns: &[String]) -> Result<()> {
+    let mut builder = ignore::gitignore::GitignoreBuilder::new("/");
+    for pattern in patterns {
+        builder
+            .add_line(None, pattern)
+            .map_err(|e| Error::invalid(format!("exclude holds {pattern:?}, which is not a pattern: {e}")))?;
+    }
+    builder.build().map(drop).map_err(|e| Error::invalid(format!("exclude cannot be used: {e}")))
+}
+
+fn unit_name(text: &str) -> bool {
+    text.len() <= 255
+        && text.contains('.')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b))
+}
+
+impl Service {
+    /// Declares what is to be backed up.
+    pub fn add_resource(&self, name: &str, options: Map) -> Result<u64> {
+        name::check("resource", name)?;
+        let settings = Settings::take(Args::new(options), true)?;
+        if settings.paths.is_none() {
+            return Err(Error::invalid("paths is missing; give at least one absolute path"));
+        }
+        let id = self.catalog.write(|w| {
+            let id = w.next_id::<Resource>()?;
+            let mut row = Resource {
+                id,
+                project: select::project(w, project::DEFAULT)?.id,
+                name: name.to_owned(),
+                kind: "server".into(),
+                paths: Vec::new(),
+                exclude: Vec::new(),
+                one_file_system: false,
+                units: Vec::new(),
+                unit_action: "none".into(),
+                snapshot: "auto".into(),
+                vault: None,
+                browse: "root".into(),
+                extra_info: String::new(),
+                created_at: Timestamp::now(),
+                removed_at: None,
+                last_backup: None,
+                last_success: None,
+                last_size: None,
+                last_entries: None,
+            };
+            settings.apply(w, self, &mut row)?;
+            w.put(&row)?;
+            Ok(id)
+        })?;
+        self.emit(Event::ObjectAdded { kind: ObjectKind::Resource, id });
+        Ok(id)
+    }
+
+    /// Changes a resource's settings; what is not given stays.
+    pub fn update_resource(&self, selector: &str, options: Map) -> Result<()> {
+        let settings = Settings::take(Args::new(options), false)?;
+        let seen = settings.browse.is_some() || settings.name.is_some() || settings.project.is_some();
+        let id = self.catalog.write(|w| {
+            let mut row = select::resource(w, selector)?;
+            settings.apply(w, self, &mut row)?;
+            w.put(&row)?;
+            if seen {
+                // The mount shows the policy and the place that the resource has now.
+                let project = w.need::<Project>(row.project)?.name;
+                for mut backup in w.rows_at::<Backup>(backup::BY_RESOURCE, row.id)? {
+                    backup.browse.clone_from(&row.browse);
+                    backup.resource_name.clone_from(&row.name);
+                    backup.project = row.project;
+                    backup.project_name.clone_from(&project);
+                    w.put(&backup)?;
+                }
+            }
+            Ok(row.id)
+        })?;
+        if seen {
+            self.show_all();
+        }
+        self.emit(Event::ObjectChanged { kind: ObjectKind::Resource, id });
+        Ok(())
+    }
+
+    /// Removes a resource; its backups stay listed, browsable and restorable to a target.
+    pub fn remove_resource(&self, selector: &str, options: Map) -> Result<()> {
+        Args::new(options).finish()?;
+        let id = self.catalog.write(|w| {
+            let mut row = select::resource(w, selector)?;
+            if let Some(job) = open_jobs(w)?.into_iter().find(|j| j.resource == Some(row.id)) {
+                return Err(Error::invalid_state(format!(
+                    "job {} still works on resource {:?}; wait for it or cancel it first",
+                    job.id, row.name
+                )));
+            }
+            row.removed_at = Some(Timestamp::now());
+            w.put(&row)?;
+            Ok(row.id)
+        })?;
+        self.emit(Event::ObjectRemoved { kind: ObjectKind::Resource, id });
+        Ok(())
+    }
+
+    /// One resource.
+    pub fn get_resource(&self, selector: &str) -> Result<Map> {
+        self.catalog.read(|r| {
+            let row = select::resource(r, selector)?;
+            self.resource_map(r, &row, &open_jobs(r)?)
+        })
+    }
+
+    /// Lists resources.
+    pub fn list_resources(&self, options: Map) -> Result<(u64, Vec<Map>)> {
+        let mut args = Args::new(options);
+        let page = Page::take(&mut args, FIELDS)?;
+        let in_project = args.string("project")?;
+        let pattern = args.string("name_regex")?.map(|p| name_regex(&p)).transpose()?;
+        let kind = args.string("kind")?.map(|k| check::kind(&k)).transpose()?;
+        let unprotected = args.bool("unprotected")?;
+        let never = args.bool("never_backed_up")?;
+        args.finish()?;
+        self.catalog.read(|r| {
+            let ids = match in_project {
+                Some(project) => r.indexed(resource::BY_PROJECT, select::project(r, &project)?.id)?,
+                None => r.ids::<Resource>()?,
+            };
+            let jobs = open_jobs(r)?;
+            let mut rows = Vec::new();
+            for id in ids {
+                let row = r.need::<Resource>(id)?;
+                if row.removed_at.is_none()
+                    && pattern.as_ref().is_none_or(|p| p.is_match(&row.name))
+                    && kind.is_none_or(|k| row.kind == k)
+                    && unprotected.is_none_or(|wanted| row.vault.is_none() == wanted)
+                    && never.is_none_or(|wanted| row.last_success.is_none() == wanted)
+                {
+                    rows.push(row);
+                }
+            }
+            if let Some(down) = page.by_id() {
+                if down {
+                    rows.reverse();
+                }
+                let (count, rows) = page.slice(rows);
+                let maps = rows.iter().map(|row| self.resource_map(r, row, &jobs)).collect::<Result<_>>()?;
+                return Ok((count, maps));
+            }
+            let maps = rows.iter().map(|row| self.resource_map(r, row, &jobs)).collect::<Result<_>>()?;
+            Ok(page.cut(maps))
+        })
+    }
+
+    fn resource_map(&self, t: &impl Tables, row: &Resource, jobs: &[Job]) -> Result<Map> {
+        let project = t.need::<Project>(row.project)?;
+        let backups = t.rows_at::<Backup>(backup::BY_RESOURCE, row.id)?;
+        let status = jobs
+            .iter()
+            .filter(|j| j.resource == Some(row.id) && j.state == State::Running)
+            .find_map(|j| match &j.task {
+                Task::Backup { .. } => Some("protecting"),
+                Task::Restore(task) if task.target.is_none() && !task.dry_run => Some("restoring"),
+                _ => None,
+            })
+            .unwrap_or("available");
+        let mut f = Fields::default();
+        f.set("id", row.id).set("name", row.name.as_str()).set("project", project.name);
+        f.set("project_id", project.id.to_string()).set("kind", row.kind.as_str()).set("status", status);
+        f.set("paths", fields::paths(&row.paths)).set("exclude", row.exclude.clone());
+        f.set("one_file_system", row.one_file_system).set("units", row.units.clone());
+        f.set("unit_action", row.unit_action.as_str()).set("snapshot", row.snapshot.as_str());
+        if let Some(vault) = row.vault {
+            f.opt("vault", t.get::<VaultRow>(vault)?.map(|v| v.name));
+        }
+        f.set("browse", row.browse.as_str()).text("extra_info", &row.extra_info).opt("size", row.last_size);
+        let complete = backups.iter().filter(|b| b.status == State::Completed && !b.deleting).count() as u64;
+        f.set("backup_count", complete).set("manual_count", manual_count(&backups));
+        f.set("manual_limit", self.config().manual_backups).set("snapshot_count", 0_u64);
+        f.time("created_at", Some(row.created_at)).time("last_backup", row.last_backup);
+        f.time("last_success", row.last_success).set("origin", "bus");
+        Ok(f.done())
+    }
+}
+
+/// Manual backups that count against the limit.
+pub(super) fn manual_count(backups: &[Backup]) -> u64 {
+    let counts = |b: &&Backup| {
+        b.backup_type == "manual"
+            && !b.deleting
+            && matches!(b.status, State::Pending | State::Running | State::Completed)
+    };
+    backups.iter().filter(counts).count() as u64
+}
+
+/// Jobs that have not ended.
+pub(super) fn open_jobs(t: &impl Tables) -> Result<Vec<Job>> {
+    let mut jobs = t.rows_at::<Job>(job::BY_STATE, State::Pending.key())?;
+    jobs.extend(t.rows_at::<Job>(job::BY_STATE, State::Running.key())?);
+    Ok(jobs)
+}
+
+/// A regular expression that must match a whole name; a lone `*` means all.
+fn name_regex(text: &str) -> Result<Regex> {
+    let pattern = if text == "*" { ".*" } else { text };
+    Regex::builder()
+        .configure(Regex::config().nfa_size_limit(Some(1 << 20)))
+        .build(&format!("^(?:{pattern})$"))
+        .map_err(|_| Error::invalid(format!("name_regex is {text:?}, which is not a regular expression")))
+}

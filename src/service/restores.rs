@@ -1,0 +1,137 @@
+//! Restores.
+
+use std::path::Path;
+
+use super::fields::{self, Fields};
+use super::submit::Draft;
+use super::{Service, backups, check, not_offered, select};
+use crate::catalog::job::RestoreTask;
+use crate::catalog::{Backup, Resource, Tables, Task, VaultRow};
+use crate::jobs::{Key, Lane, Ticket};
+use crate::model::{Args, Error, Map, Result};
+use crate::restore::{self, Conflict, OnError, RestoreRequest};
+use crate::vault::Manifest;
+
+/// What a caller wants restored.
+struct Wish {
+    confirm: bool,
+    kind: Option<String>,
+    task: RestoreTask,
+}
+
+impl Wish {
+    fn take(options: Map, in_place_only: bool) -> Result<Self> {
+        let mut args = Args::new(options);
+        let confirm = args.bool("confirm")?.unwrap_or(false);
+        let target = if in_place_only { None } else { args.string("target")? };
+        let target = target.map(|t| check::clean_path("target", Path::new(&t))).transpose()?;
+        let paths = args.paths("paths")?.unwrap_or_default();
+        let paths = check::clean_paths("paths", &paths)?;
+        let kind = args.choice("type", &["full", "database"])?;
+        let skip = args.choice("conflict_strategy", &["overwrite", "skip"])?.as_deref() == Some("skip");
+        let fast_fail = args.choice("error_strategy", &["continue", "fast_fail"])?.as_deref() == Some("fast_fail");
+        let delete = args.bool("delete")?.unwrap_or(target.is_none() && paths.is_empty());
+        let atomic = args.bool("atomic")?.unwrap_or(false);
+        let dry_run = args.bool("dry_run")?.unwrap_or(false);
+        args.finish()?;
+        if atomic {
+            return Err(not_offered("atomic"));
+        }
+        Ok(Self { confirm, kind, task: RestoreTask { target, paths, skip, fast_fail, delete, dry_run } })
+    }
+}
+
+impl Service {
+    /// Starts a job that restores a backup: into a target, or in place with `confirm`.
+    pub fn restore_backup(&self, id: u64, options: Map) -> Result<u64> {
+        self.queue_restore(id, Wish::take(options, false)?)
+    }
+
+    fn queue_restore(&self, id: u64, wish: Wish) -> Result<u64> {
+        let row = self.catalog.read(|r| backups::completed(r, id))?;
+        let in_place = wish.task.target.is_none();
+        if in_place && !wish.confirm && !wish.task.dry_run {
+            return Err(Error::not_confirmed(format!(
+                "restoring backup {id} in place overwrites what is there now; give confirm true, or a target"
+            )));
+        }
+        if wish.kind.is_some_and(|kind| kind != row.r#type) {
+            return Err(Error::invalid(format!("type is not the backup's, which is {:?}; leave it out", row.r#type)));
+        }
+        let (vault, removed, never) = self.catalog.read(|r| {
+            let removed = r.get::<Resource>(row.resource)?.is_none_or(|r| r.removed_at.is_some());
+            Ok((r.need::<VaultRow>(row.vault)?, removed, self.own_directories(r)?))
+        })?;
+        if in_place && removed {
+            return Err(Error::invalid_state(format!(
+                "resource {:?} of backup {id} was removed; restore into a target",
+                row.resource_name
+            )));
+        }
+        let open = self.open_vault(&vault)?;
+        let manifest = self.manifest(&open.vault, &row)?;
+        // The rules of the restorer itself, before anything is queued.
+        restore::check(&open.vault, &manifest, &self.restore_request(&wish.task, never, 0))?;
+        self.submit(|w| {
+            let row = backups::completed(w, id)?;
+            let ticket = Ticket {
+                lane: Lane::Work,
+                exclusive: vec![Key::Resource(row.resource)],
+                shared: vec![Key::Vault(row.vault)],
+            };
+            Ok(Draft {
+                resource: Some(row.resource),
+                backup: Some(id),
+                vault: Some(row.vault),
+                ..Draft::new(Task::Restore(wish.task), ticket)
+            })
+        })
+    }
+
+    /// The manifest of a completed backup.
+    pub(super) fn manifest(&self, vault: &crate::vault::Vault, row: &Backup) -> Result<Manifest> {
+        let id = row.manifest.ok_or_else(|| Error::failed(format!("backup {} has no manifest", row.id)))?;
+        vault.manifest(&id).map_err(|e| e.context(format!("backup {}", row.id)))
+    }
+
+    pub(super) fn restore_request(
+        &self,
+        task: &RestoreTask,
+        never: Vec<std::path::PathBuf>,
+        job: u64,
+    ) -> RestoreRequest {
+        RestoreRequest {
+            target: task.target.clone(),
+            paths: task.paths.clone(),
+            conflict: if task.skip { Conflict::Skip } else { Conflict::Overwrite },
+            on_error: if task.fast_fail { OnError::FastFail } else { OnError::Continue },
+            delete: task.delete,
+            dry_run: task.dry_run,
+            never,
+            journal: task.target.is_none().then(|| self.journal(job)),
+        }
+    }
+
+    /// Restores a server in place from one of its own backups.
+    pub fn restore_server(&self, server: &str, id: u64, options: Map) -> Result<Map> {
+        let wish = Wish::take(options, true)?;
+        let (row, resource) = self.catalog.read(|r| {
+            let resource = select::resource(r, server)?;
+            Ok((r.need::<Backup>(id)?, resource))
+        })?;
+        if row.resource != resource.id {
+            return Err(Error::invalid(format!(
+                "backup {id} is of {:?}, not of server {:?}; list that server's backups",
+                row.resource_name, resource.name
+            )));
+        }
+        let job = self.queue_restore(id, wish)?;
+        let mut who = Fields::default();
+        who.set("id", resource.id).set("name", resource.name.as_str()).set("status", "restoring");
+        let mut f = Fields::default();
+        f.set("status", "pending").set("job", fields::job_path(job)).set("server", who.done());
+        f.set("backup", self.get_backup(id)?);
+        f.set("message", format!("{:?} will be overwritten with backup {id}; no units are stopped", resource.name));
+        Ok(f.done())
+    }
+}

@@ -1,0 +1,143 @@
+//! Keeping the mount in step with the catalog.
+//!
+//! A mount that cannot be had never holds up a backup: it is logged, and the rest goes on.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::open::OpenVault;
+use super::{Service, ServiceOptions, check, locked};
+use crate::browse::{BackupView, BrowseClient, BrowseOptions, Policy, VaultAccess};
+use crate::catalog::{Backup, State, Tables, VaultRow, backup};
+use crate::model::{Error, Result};
+use crate::vault::tree::Totals;
+
+/// The mount, if there is one.
+pub(super) struct Show {
+    client: Option<BrowseClient>,
+    /// Held while the mount and the catalog are changed together.
+    order: Mutex<()>,
+}
+
+impl Show {
+    /// Starts the browse process, or finds the one that is still there.
+    pub fn start(options: &ServiceOptions) -> Self {
+        let client = options.browse.as_ref().and_then(|browse| {
+            let options = BrowseOptions {
+                mount: options.browse_path.clone(),
+                socket: browse.socket.clone(),
+                // To the process itself zero means for ever.
+                linger: browse.linger.map_or(Duration::ZERO, |linger| linger.max(Duration::from_secs(1))),
+                executable: browse.executable.clone(),
+            };
+            BrowseClient::start(options).inspect_err(|e| tracing::warn!("backups cannot be browsed: {e}")).ok()
+        });
+        Self { client, order: Mutex::default() }
+    }
+
+    /// Keeps others from changing the mount meanwhile.
+    pub fn hold(&self) -> MutexGuard<'_, ()> {
+        locked(&self.order)
+    }
+
+    /// Unmounts.
+    pub fn stop(&self) {
+        if let Some(client) = &self.client
+            && let Err(e) = client.stop()
+        {
+            tracing::warn!("the mount could not be ended: {e}");
+        }
+    }
+}
+
+fn policy(text: &str) -> Policy {
+    match text.strip_prefix("owner=") {
+        // A user who went away leaves root alone to look.
+        Some(user) => check::owner(user).map_or(Policy::Root, Policy::Owner),
+        None if text == "strict" => Policy::Strict,
+        None => Policy::Root,
+    }
+}
+
+fn view(row: &Backup, vault: &VaultRow) -> Result<BackupView> {
+    let missing = || Error::failed(format!("backup {} has no root", row.id));
+    Ok(BackupView {
+        id: row.id,
+        vault: vault.uuid,
+        root: row.root.ok_or_else(missing)?,
+        totals: Totals {
+            entries: row.entries.unwrap_or_default(),
+            files: row.files.unwrap_or_default(),
+            bytes: row.size.unwrap_or_default(),
+        },
+        project: row.project_name.clone(),
+        resource: row.resource_name.clone(),
+        created_at: row.created_at,
+        policy: policy(&row.browse),
+        partial: row.partial,
+    })
+}
+
+impl Service {
+    fn access(&self, open: &Arc<OpenVault>) -> VaultAccess {
+        VaultAccess {
+            uuid: open.vault.uuid(),
+            directory: open.directory.clone(),
+            master: open.master.clone(),
+            cache_dir: self.options.cache_dir.clone(),
+        }
+    }
+
+    /// Shows everything that the catalog says is there, and nothing else.
+    pub(super) fn show_all(&self) {
+        let Some(client) = &self.show.client else { return };
+        let _order = self.show.hold();
+        let shown = self.catalog.read(|r| {
+            let mut found = Vec::new();
+            for vault in r.all::<VaultRow>()?.into_iter().filter(|v| !v.removing) {
+                let mut rows = r.rows_at::<Backup>(backup::BY_VAULT, vault.id)?;
+                rows.retain(|b| b.status == State::Completed && !b.deleting);
+                found.push((vault, rows));
+            }
+            Ok(found)
+        });
+        let sent = shown.and_then(|found| {
+            let (mut vaults, mut views) = (Vec::new(), Vec::new());
+            for (vault, rows) in found {
+                match self.open_vault(&vault) {
+                    Ok(open) => vaults.push(self.access(&open)),
+                    Err(e) => {
+                        tracing::warn!("backups in vault {:?} cannot be browsed: {e}", vault.name);
+                        continue;
+                    }
+                }
+                for row in rows {
+                    views.push(view(&row, &vault)?);
+                }
+            }
+            client.set(vaults, views)
+        });
+        if let Err(e) = sent {
+            tracing::warn!("the mount could not be brought up to date: {e}");
+        }
+    }
+
+    /// Shows a backup that is about to be completed; returns when it can be seen. The caller
+    /// holds [`Show::hold`].
+    pub(super) fn show_one(&self, row: &Backup, vault: &VaultRow, open: &Arc<OpenVault>) {
+        let Some(client) = &self.show.client else { return };
+        let shown = view(row, vault).and_then(|view| client.add(self.access(open), view));
+        if let Err(e) = shown {
+            tracing::warn!("backup {} cannot be browsed: {e}", row.id);
+        }
+    }
+
+    /// Takes a backup out of the mount; returns when it is gone.
+    pub(super) fn hide(&self, id: u64) {
+        let Some(client) = &self.show.client else { return };
+        let _order = self.show.hold();
+        if let Err(e) = client.remove(id) {
+            tracing::warn!("backup {id} could not be taken out of the mount: {e}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! How jobs come into the queue: the row first, then the work.
+
+use jiff::Timestamp;
+
+use super::{Event, Service, locked};
+use crate::catalog::{Job, State, Task, Writer, job};
+use crate::jobs::Ticket;
+use crate::model::Result;
+
+/// A job that is to be queued.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub task: Task,
+    pub ticket: Ticket,
+    pub resource: Option<u64>,
+    pub backup: Option<u64>,
+    pub vault: Option<u64>,
+}
+
+impl Draft {
+    pub fn new(task: Task, ticket: Ticket) -> Self {
+        Self { task, ticket, resource: None, backup: None, vault: None }
+    }
+
+    /// The row of the job.
+    pub fn row(&self, id: u64) -> Job {
+        Job {
+            id,
+            task: self.task.clone(),
+            state: State::Pending,
+            resource: self.resource,
+            backup: self.backup,
+            vault: self.vault,
+            created_at: Timestamp::now(),
+            started_at: None,
+            completed_at: None,
+            done: job::Done::default(),
+            error: None,
+            error_kind: None,
+            result: serde_json::Map::new(),
+        }
+    }
+}
+
+impl Service {
+    /// Writes what `plan` wants written together with its job's row, and queues the job.
+    pub(super) fn submit(&self, plan: impl FnOnce(&Writer) -> Result<Draft>) -> Result<u64> {
+        self.submit_with(|w, _| Ok((plan(w)?, ()))).map(|(id, ())| id)
+    }
+
+    /// The same for a plan that needs to know the job's id, or gives something back.
+    pub(super) fn submit_with<T>(&self, plan: impl FnOnce(&Writer, u64) -> Result<(Draft, T)>) -> Result<(u64, T)> {
+        let guard = locked(&self.submitting);
+        let (id, ticket, value) = self.catalog.write(|w| {
+            let id = w.next_id::<Job>()?;
+            let (draft, value) = plan(w, id)?;
+            w.put(&draft.row(id))?;
+            Ok((id, draft.ticket, value))
+        })?;
+        self.emit(Event::JobNew { id });
+        if let Some(me) = self.me.upgrade() {
+            self.jobs.push(id, ticket, &me);
+        }
+        drop(guard);
+        Ok((id, value))
+    }
+}

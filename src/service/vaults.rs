@@ -1,0 +1,342 @@
+//! Vaults.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::fields::Fields;
+use super::page::Page;
+use super::submit::Draft;
+use super::{Event, ObjectKind, Service, check, destinations, not_offered, resources, select};
+use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup};
+use crate::jobs::{Key, Lane, Ticket};
+use crate::model::{Args, Error, Map, Result, name};
+
+const FIELDS: &[&str] = &[
+    "id",
+    "uuid",
+    "name",
+    "destinations",
+    "compression",
+    "encryption",
+    "capacity",
+    "project",
+    "grace",
+    "created_at",
+    "used",
+    "backups",
+    "last_verified",
+    "last_pruned",
+];
+
+/// Settings that can be changed, as a caller gives them.
+#[derive(Debug, Default)]
+struct Settings {
+    compression: Option<String>,
+    capacity: Option<u64>,
+    project: Option<String>,
+    grace: Option<u64>,
+}
+
+impl Settings {
+    fn take(args: &mut Args) -> Result<Self> {
+        let settings = Self {
+            compression: args
+                .string("compression")?
+                .map(|c| check::compression(&c).map(|(name, _)| name))
+                .transpose()?,
+            capacity: args.uint("capacity", 0, u64::MAX)?,
+            project: args.string("project")?,
+            grace: args.uint("grace", 0, 365 * 86_400)?,
+        };
+        if args.string("prune")?.is_some_and(|cron| !cron.is_empty()) {
+            return Err(not_offered("prune (a schedule for it)"));
+        }
+        if args.uint("verify_within", 0, u64::from(u32::MAX))?.is_some_and(|days| days > 0) {
+            return Err(not_offered("verify_within"));
+        }
+        Ok(settings)
+    }
+
+    fn apply(self, t: &impl Tables, row: &mut VaultRow) -> Result<()> {
+        if let Some(compression) = self.compression {
+            row.compression = compression;
+        }
+        if let Some(capacity) = self.capacity {
+            row.capacity = (capacity > 0).then_some(capacity);
+        }
+        if let Some(project) = self.project {
+            row.project = if project.is_empty() { None } else { Some(select::project(t, &project)?.id) };
+        }
+        if let Some(grace) = self.grace {
+            row.grace = grace;
+        }
+        Ok(())
+    }
+}
+
+impl Service {
+    /// Makes a vault on a destination.
+    pub fn add_vault(&self, name: &str, options: Map) -> Result<u64> {
+        name::check("vault", name)?;
+        let mut args = Args::new(options);
+        let destinations = args.strings("destinations")?.unwrap_or_default();
+        let encryption = args.bool("encryption")?.unwrap_or(true);
+        let settings = Settings::take(&mut args)?;
+        args.finish()?;
+        let [primary] = destinations.as_slice() else {
+            return Err(if destinations.is_empty() {
+                Error::invalid("destinations is missing; name the destination that holds the vault")
+            } else {
+                not_offered("a second destination (a mirror)")
+            });
+        };
+        let id = self.make_vault(name, primary, encryption, |t, row| settings.apply(t, row))?;
+        self.emit(Event::ObjectAdded { kind: ObjectKind::Vault, id });
+        self.show_all();
+        Ok(id)
+    }
+
+    /// Makes a vault: key file, key slot, `vault.json`, catalog row, in this order, each of which
+    /// can be done again after a crash.
+    pub(super) fn make_vault(
+        &self,
+        name: &str,
+        destination: &str,
+        encryption: bool,
+        settings: impl FnOnce(&crate::catalog::Writer, &mut VaultRow) -> Result<()>,
+    ) -> Result<u64> {
+        self.catalog.write(|w| {
+            let place = select::destination(w, destination)?;
+            if let Some(other) = destinations::vault_on(w, place.id)? {
+                return Err(Error::invalid_state(format!(
+                    "destination {:?} holds the vault {:?} already; add another destination for this one",
+                    place.name, other.name
+                )));
+            }
+            let id = w.next_id::<VaultRow>()?;
+            let mut row = VaultRow {
+                id,
+                uuid: Uuid::new_v4(),
+                name: name.to_owned(),
+                destinations: vec![place.id],
+                compression: "zstd:3".into(),
+                encryption,
+                capacity: None,
+                project: None,
+                key_file: None,
+                grace: 0,
+                created_at: Timestamp::now(),
+                last_verified: None,
+                last_pruned: None,
+                last_manifest: None,
+                removing: false,
+            };
+            settings(w, &mut row)?;
+            // The name is checked before anything is made; the row is stored again below.
+            w.put(&row)?;
+            self.create_store(&mut row, place.directory())?;
+            w.put(&row)?;
+            Ok(id)
+        })
+    }
+
+    /// Changes a vault's settings; what is not given stays.
+    pub fn update_vault(&self, selector: &str, options: Map) -> Result<()> {
+        let mut args = Args::new(options);
+        let new_name = args.string("name")?;
+        let destinations = args.strings("destinations")?;
+        let encryption = args.bool("encryption")?;
+        let settings = Settings::take(&mut args)?;
+        args.finish()?;
+        if let Some(name) = &new_name {
+            name::check("vault", name)?;
+        }
+        let id = self.catalog.write(|w| {
+            let mut row = select::vault(w, selector)?;
+            if encryption.is_some_and(|e| e != row.encryption) {
+                return Err(Error::invalid_state(format!(
+                    "encryption of vault {:?} cannot be changed; make another vault",
+                    row.name
+                )));
+            }
+            if let Some(list) = destinations {
+                let ids = list.iter().map(|d| select::destination(w, d).map(|d| d.id)).collect::<Result<Vec<_>>>()?;
+                if ids != row.destinations {
+                    return Err(not_offered("changing destinations of a vault"));
+                }
+            }
+            settings.apply(w, &mut row)?;
+            if let Some(name) = new_name {
+                row.name = name;
+            }
+            w.put(&row)?;
+            Ok(row.id)
+        })?;
+        self.emit(Event::ObjectChanged { kind: ObjectKind::Vault, id });
+        Ok(())
+    }
+
+    /// Starts a job that forgets a vault and its backups; with `delete_data` their data goes too.
+    pub fn remove_vault(&self, selector: &str, options: Map) -> Result<u64> {
+        let mut args = Args::new(options);
+        let delete_data = args.bool("delete_data")?.unwrap_or(false);
+        args.finish()?;
+        self.submit(|w| {
+            let mut row = select::vault(w, selector)?;
+            refuse_busy(w, &row)?;
+            if delete_data {
+                let backups = w.rows_at::<Backup>(backup::BY_VAULT, row.id)?;
+                if let Some(kept) = backups.iter().find(|b| b.protected) {
+                    return Err(Error::invalid_state(format!(
+                        "backup {} in vault {:?} is protected; unprotect it first",
+                        kept.id, row.name
+                    )));
+                }
+            }
+            row.removing = true;
+            w.put(&row)?;
+            let ticket = Ticket { exclusive: vec![Key::Vault(row.id)], ..Ticket::free(Lane::Maintenance) };
+            Ok(Draft { vault: Some(row.id), ..Draft::new(Task::Remove { delete_data }, ticket) })
+        })
+    }
+
+    /// One vault.
+    pub fn get_vault(&self, selector: &str) -> Result<Map> {
+        let row = self.catalog.read(|r| select::vault(r, selector))?;
+        self.vault_map(&row)
+    }
+
+    /// Lists vaults.
+    pub fn list_vaults(&self, options: Map) -> Result<(u64, Vec<Map>)> {
+        let mut args = Args::new(options);
+        let page = Page::take(&mut args, FIELDS)?;
+        args.finish()?;
+        let rows = self.catalog.read(Tables::all::<VaultRow>)?;
+        Ok(page.cut(rows.iter().map(|row| self.vault_map(row)).collect::<Result<_>>()?))
+    }
+
+    fn vault_map(&self, row: &VaultRow) -> Result<Map> {
+        // Outside of any transaction: a destination may be slow.
+        let used = self.open_vault(row).ok().map(|open| open.vault.stored_size());
+        self.catalog.read(|r| {
+            let names = row
+                .destinations
+                .iter()
+                .filter_map(|id| r.get::<Destination>(*id).transpose())
+                .map(|d| d.map(|d| d.name))
+                .collect::<Result<Vec<String>>>()?;
+            let mut f = Fields::default();
+            f.set("id", row.id).set("uuid", row.uuid.to_string()).set("name", row.name.as_str());
+            f.set("destinations", names).set("compression", row.compression.as_str());
+            f.set("encryption", row.encryption).opt("capacity", row.capacity).set("grace", row.grace);
+            if let Some(project) = row.project {
+                f.opt("project", r.get::<Project>(project)?.map(|p| p.name));
+            }
+            f.time("created_at", Some(row.created_at)).opt("used", used);
+            let backups = r.rows_at::<Backup>(backup::BY_VAULT, row.id)?;
+            f.set("backups", backups.iter().filter(|b| b.status == State::Completed && !b.deleting).count() as u64);
+            f.time("last_verified", row.last_verified).time("last_pruned", row.last_pruned);
+            Ok(f.done())
+        })
+    }
+
+    /// Makes the vault the one that the resources are backed up to.
+    pub fn associate_resources(&self, vault: &str, list: Vec<String>) -> Result<()> {
+        self.associate(vault, &list, true)
+    }
+
+    /// Undoes [`Service::associate_resources`].
+    pub fn dissociate_resources(&self, vault: &str, list: Vec<String>) -> Result<()> {
+        self.associate(vault, &list, false)
+    }
+
+    fn associate(&self, vault: &str, list: &[String], with: bool) -> Result<()> {
+        if list.is_empty() {
+            return Err(Error::invalid("resources is empty; name at least one"));
+        }
+        let changed = self.catalog.write(|w| {
+            let vault = select::vault(w, vault)?;
+            let mut changed = Vec::new();
+            for selector in list {
+                let mut row = select::resource(w, selector)?;
+                if with {
+                    row.vault = Some(vault.id);
+                } else if row.vault == Some(vault.id) {
+                    row.vault = None;
+                } else {
+                    return Err(Error::invalid_state(format!(
+                        "resource {:?} is not associated with the vault {:?}",
+                        row.name, vault.name
+                    )));
+                }
+                w.put::<Resource>(&row)?;
+                changed.push(row.id);
+            }
+            Ok(changed)
+        })?;
+        for id in changed {
+            self.emit(Event::ObjectChanged { kind: ObjectKind::Resource, id });
+        }
+        Ok(())
+    }
+
+    /// Starts a job that gives back space nothing refers to.
+    pub fn prune_vault(&self, selector: &str, options: Map) -> Result<u64> {
+        let mut args = Args::new(options);
+        let dry_run = args.bool("dry_run")?.unwrap_or(false);
+        args.finish()?;
+        self.submit_for_vault(selector, Task::Prune { dry_run }, true)
+    }
+
+    /// Starts a job that checks the vault.
+    pub fn verify_vault(&self, selector: &str, options: Map) -> Result<u64> {
+        let mut args = Args::new(options);
+        let read_data = args.bool("read_data")?.unwrap_or(false);
+        let repair = args.bool("repair")?.unwrap_or(false);
+        args.finish()?;
+        if repair {
+            return Err(not_offered("repair"));
+        }
+        self.submit_for_vault(selector, Task::Verify { read_data }, false)
+    }
+
+    /// Starts a job that brings mirrors up to date.
+    pub fn sync_vault(&self, selector: &str, options: Map) -> Result<u64> {
+        Args::new(options).finish()?;
+        self.submit_for_vault(selector, Task::Sync, false)
+    }
+
+    fn submit_for_vault(&self, selector: &str, task: Task, alone: bool) -> Result<u64> {
+        self.submit(|w| {
+            let row = select::vault(w, selector)?;
+            refuse_removing(&row)?;
+            let mut ticket = Ticket::free(Lane::Maintenance);
+            if alone {
+                ticket.exclusive.push(Key::Vault(row.id));
+            } else {
+                ticket.shared.push(Key::Vault(row.id));
+            }
+            Ok(Draft { vault: Some(row.id), ..Draft::new(task, ticket) })
+        })
+    }
+}
+
+/// Refuses a vault that is on its way out.
+pub(super) fn refuse_removing(row: &VaultRow) -> Result<()> {
+    if row.removing {
+        return Err(Error::invalid_state(format!("vault {:?} is being removed; use another", row.name)));
+    }
+    Ok(())
+}
+
+/// Refuses a vault that jobs still need.
+pub(super) fn refuse_busy(t: &impl Tables, row: &VaultRow) -> Result<()> {
+    refuse_removing(row)?;
+    match resources::open_jobs(t)?.into_iter().find(|j| j.vault == Some(row.id)) {
+        None => Ok(()),
+        Some(job) => Err(Error::invalid_state(format!(
+            "job {} still needs the vault {:?}; wait for it or cancel it first",
+            job.id, row.name
+        ))),
+    }
+}

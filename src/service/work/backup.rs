@@ -1,0 +1,141 @@
+//! Backups: source to vault, then manifest, change cache, mount and catalog, in this order.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::Report;
+use crate::archive::{self, BackupRequest};
+use crate::catalog::{Backup, Job, Resource, State, Tables, VaultRow, backup};
+use crate::model::{Id, Progress, Result};
+use crate::service::{Service, check};
+use crate::vault::Manifest;
+use crate::vault::manifest::{MANIFEST_FORMAT, Source};
+
+/// Takes over what a manifest says.
+pub(in crate::service) fn fill(row: &mut Backup, object: Id, manifest: &Manifest) {
+    row.status = State::Completed;
+    row.manifest = Some(object);
+    row.root = Some(manifest.root);
+    row.size = Some(manifest.totals.bytes);
+    row.files = Some(manifest.totals.files);
+    row.entries = Some(manifest.totals.entries);
+    row.stored = Some(manifest.stored);
+    row.errors = Some(manifest.errors);
+    row.error_list = manifest.error_list;
+    row.partial = manifest.partial;
+    row.completed_at = Some(manifest.completed_at);
+    row.error = None;
+    if manifest.errors > 0 {
+        row.message =
+            Some(format!("{} files could not be read or changed meanwhile; list its errors", manifest.errors));
+    }
+}
+
+/// Notes on a resource that it has a new good backup.
+pub(in crate::service) fn note_success(resource: &mut Resource, row: &Backup) {
+    resource.last_success = row.completed_at;
+    resource.last_backup = row.completed_at;
+    resource.last_size = row.size;
+    resource.last_entries = row.entries;
+}
+
+impl Service {
+    pub(super) fn run_backup(&self, job: &Job, reread: bool, progress: &Arc<Progress>) -> Result<Report> {
+        let mut row = self.backup_of_job(job)?;
+        let (vault, open) = self.vault_of_job(job)?;
+        let (resource, parent, never, high_water) = self.catalog.read(|r| {
+            let parent = r
+                .rows_at::<Backup>(backup::BY_RESOURCE, row.resource)?
+                .into_iter()
+                .rfind(|b| b.status == State::Completed && b.vault == row.vault && !b.deleting);
+            let resource = r.need::<Resource>(row.resource)?;
+            Ok((resource, parent, self.own_directories(r)?, r.last_id::<Backup>()?))
+        })?;
+        let began = Timestamp::now();
+        let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
+        crate::catalog::private_dir(&caches)?;
+        let request = BackupRequest {
+            paths: resource.paths.clone(),
+            exclude: resource.exclude.clone(),
+            one_file_system: resource.one_file_system,
+            never,
+            reread,
+            change_cache: caches.join(resource.id.to_string()),
+            compression: check::compression(&vault.compression)?.1,
+            workers: 0,
+        };
+        if let (Some(bytes), Some(entries)) = (resource.last_size, resource.last_entries) {
+            progress.expect(entries, bytes);
+        }
+        let outcome = archive::backup(&open.vault, &request, progress)?;
+        progress.check()?;
+        progress.set_current("");
+        let manifest = Manifest {
+            format: MANIFEST_FORMAT,
+            uuid: row.uuid,
+            machine: self.machine.clone(),
+            backup: row.id,
+            high_water,
+            previous: vault.last_manifest,
+            parent: parent.as_ref().filter(|_| !reread).map(|b| b.uuid),
+            resource: Source {
+                id: resource.id,
+                name: resource.name.clone(),
+                project: row.project_name.clone(),
+                kind: resource.kind.clone(),
+                paths: resource.paths.clone(),
+                exclude: resource.exclude.clone(),
+                one_file_system: resource.one_file_system,
+                browse: resource.browse.clone(),
+            },
+            r#type: row.r#type.clone(),
+            backup_type: row.backup_type.clone(),
+            description: row.description.clone(),
+            created_at: began,
+            completed_at: Timestamp::now(),
+            incremental: row.incremental,
+            partial: false,
+            root: outcome.root,
+            totals: outcome.totals,
+            errors: outcome.errors,
+            error_list: outcome.error_list,
+            stored: outcome.stored,
+        };
+        let object = open.vault.put_manifest(&manifest)?;
+        // From here on the backup is there, whatever happens to us; nothing below may fail it.
+        if let Err(e) = archive::commit_cache(&request) {
+            tracing::warn!("backup {}: {e}; the next backup reads everything again", row.id);
+        }
+        fill(&mut row, object, &manifest);
+        progress.expect(outcome.totals.entries, outcome.totals.bytes);
+        let (id, vault_id, resource_id) = (row.id, vault.id, resource.id);
+        let mut report = Report::of(serde_json::json!({
+            "files": outcome.totals.files, "bytes": outcome.totals.bytes,
+            "stored": outcome.stored, "errors": outcome.errors,
+        }))
+        .then(move |w| {
+            let row = w.update::<Backup>(id, |row| {
+                fill(row, object, &manifest);
+                Ok(())
+            })?;
+            w.update::<VaultRow>(vault_id, |vault| {
+                vault.last_manifest = Some(object);
+                Ok(())
+            })?;
+            if let Some(mut resource) = w.get::<Resource>(resource_id)? {
+                note_success(&mut resource, &row);
+                w.put(&resource)?;
+            }
+            Ok(())
+        });
+        // What the mount shows is what the catalog says by now, not what it said at the start.
+        let now = self.catalog.read(|r| r.need::<Backup>(id))?;
+        row.resource_name = now.resource_name;
+        row.project_name = now.project_name;
+        row.browse = now.browse;
+        report.show = Some(Box::new((row, vault, Arc::clone(&open))));
+        report.export = Some(open);
+        Ok(report)
+    }
+}

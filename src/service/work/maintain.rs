@@ -1,0 +1,162 @@
+//! Deletion, prune, verification, synchronisation.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Map as Json, json};
+
+use super::Report;
+use crate::catalog::{Backup, Job, Resource, Tables, Task, VaultRow, backup};
+use crate::model::{Error, ErrorKind, Id, Progress, Result};
+use crate::service::{Event, Service, resources};
+use crate::vault::{self, PruneReport};
+
+/// Problems listed in a job's result.
+const LISTED: usize = 1000;
+
+fn pruned(report: &PruneReport) -> Json<String, serde_json::Value> {
+    let value = json!({
+        "packs_before": report.packs_before, "packs_deleted": report.packs_deleted,
+        "packs_rewritten": report.packs_rewritten, "bytes_freed": report.bytes_freed,
+        "bytes_stored": report.bytes_stored,
+    });
+    value.as_object().cloned().unwrap_or_default()
+}
+
+impl Service {
+    /// Manifest first, then space; the catalog's row last, so that a crash in between is finished
+    /// by the next start.
+    pub(super) fn run_delete(&self, job: &Job, progress: &Arc<Progress>) -> Result<Report> {
+        let row = self.backup_of_job(job)?;
+        let id = row.id;
+        let mut result = Json::new();
+        let mut export = None;
+        let mut space = None;
+        if let Some(manifest) = row.manifest {
+            let (vault, open) = self.vault_of_job(job)?;
+            // The last moment to change one's mind.
+            progress.check()?;
+            open.vault.delete_manifest(&manifest)?;
+            // Of several deletions in a row the last one gives back the space of all.
+            let more = self.catalog.read(|r| {
+                Ok(resources::open_jobs(r)?
+                    .iter()
+                    .any(|j| j.id != job.id && j.vault == Some(vault.id) && j.task == Task::Delete))
+            })?;
+            if more {
+                result.insert("message".into(), "the next deletion in this vault gives back the space".into());
+            } else {
+                match vault::prune(&open.vault, false, progress) {
+                    Ok(report) => {
+                        result = pruned(&report);
+                        space = Some(vault.id);
+                    }
+                    // The backup is gone all the same; its space comes back with the next prune.
+                    Err(e) => {
+                        tracing::warn!("backup {id} is deleted, but its space was not given back: {e}");
+                        result.insert("message".into(), format!("the space was not given back yet: {e}").into());
+                    }
+                }
+            }
+            export = Some(open);
+        }
+        let mut report = Report { result, export, ..Report::default() }.then(move |w| {
+            w.remove::<Backup>(id)?;
+            if let Some(resource) = w.get::<Resource>(row.resource)? {
+                let none = w.indexed(backup::BY_RESOURCE, row.resource)?.is_empty();
+                if resource.removed_at.is_some() && none {
+                    w.remove::<Resource>(row.resource)?;
+                }
+            }
+            if let Some(vault) = space {
+                w.update::<VaultRow>(vault, |v| {
+                    v.last_pruned = Some(Timestamp::now());
+                    Ok(())
+                })?;
+            }
+            Ok(())
+        });
+        report.events.push(Event::BackupChanged { id, status: "deleted".into() });
+        Ok(report)
+    }
+
+    pub(super) fn run_prune(&self, job: &Job, dry_run: bool, progress: &Arc<Progress>) -> Result<Report> {
+        let (row, open) = self.vault_of_job(job)?;
+        let report = vault::prune(&open.vault, dry_run, progress)?;
+        let mut result = pruned(&report);
+        result.insert("dry_run".into(), dry_run.into());
+        let report = Report { result, ..Report::default() };
+        Ok(if dry_run {
+            report
+        } else {
+            report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(Timestamp::now())))
+        })
+    }
+
+    pub(super) fn run_verify(&self, job: &Job, read_data: bool, progress: &Arc<Progress>) -> Result<Report> {
+        let (row, open) = self.vault_of_job(job)?;
+        let only: Vec<Id> = match job.backup {
+            None => Vec::new(),
+            Some(_) => self.backup_of_job(job)?.manifest.into_iter().collect(),
+        };
+        let whole = only.is_empty();
+        let found = vault::verify(&open.vault, &only, read_data, progress)?;
+        // What the catalog promises and the vault does not hold is damage too.
+        let promised = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, row.id))?;
+        let there = open.vault.manifests()?;
+        let mut damaged = Vec::new();
+        let mut problems: Vec<serde_json::Value> =
+            found.problems.iter().take(LISTED).map(|p| json!({"object": p.object, "message": p.message})).collect();
+        let mut count = found.problem_count;
+        for backup in promised.iter().filter(|b| !b.deleting) {
+            let Some(manifest) = backup.manifest else { continue };
+            if !(whole || only.contains(&manifest)) {
+                continue;
+            }
+            if !there.contains(&manifest) {
+                count += 1;
+                problems.push(json!({
+                    "object": format!("backups/{manifest}"),
+                    "message": format!("the manifest of backup {} is missing", backup.id),
+                }));
+            } else if !found.damaged_backups.contains(&manifest) {
+                continue;
+            }
+            damaged.push(backup.id);
+        }
+        let mut result = json!({
+            "blobs": found.blobs, "bytes": found.bytes, "problems": count, "read_data": read_data,
+            "damaged_backups": damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>(),
+        });
+        if !problems.is_empty() {
+            result["problem_list"] = problems.into();
+        }
+        let mut report = Report::of(result);
+        if count > 0 {
+            let first = report.result.get("problem_list").and_then(|l| l.get(0)).and_then(|p| p.get("message"));
+            let first = first.and_then(|m| m.as_str()).unwrap_or_default();
+            let message =
+                format!("{count} problems in vault {:?}, {} backups are damaged: {first}", row.name, damaged.len());
+            report.error = Some(Error::new(ErrorKind::Damaged, message));
+        } else if whole {
+            report = report.then(move |w| note(w, row.id, |v| v.last_verified = Some(Timestamp::now())));
+        }
+        Ok(report)
+    }
+
+    pub(super) fn run_sync(&self, job: &Job) -> Result<Report> {
+        let (row, _) = self.vault_of_job(job)?;
+        Ok(Report::of(json!({
+            "copied": 0,
+            "message": format!("vault {:?} has one destination; there is nothing to bring up to date", row.name),
+        })))
+    }
+}
+
+fn note(w: &crate::catalog::Writer, vault: u64, change: impl FnOnce(&mut VaultRow)) -> Result<()> {
+    w.update::<VaultRow>(vault, |row| {
+        change(row);
+        Ok(())
+    })
+    .map(drop)
+}

@@ -1,0 +1,349 @@
+//! What each kind of job does, and how its end is written down.
+
+mod backup;
+mod export;
+mod maintain;
+mod remove;
+mod restore;
+mod sink;
+mod test;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use serde_json::{Map as Json, Value as JsonValue, json};
+
+use super::open::OpenVault;
+use super::recover::stopped;
+use super::{Event, Service, locked};
+use crate::archive::PathError;
+use crate::catalog::{Backup, Job, Resource, State, Tables, Task, VaultRow, Writer, job};
+use crate::jobs::{Live, Work};
+use crate::model::{Error, ErrorKind, Progress, Result};
+
+pub(super) use backup::{fill, note_success};
+pub(super) use export::temporary;
+
+/// Finished jobs that stay listed.
+const JOBS_KEPT: u64 = 10_000;
+/// How many are dropped at once beyond that.
+const JOBS_DROPPED: usize = 100;
+/// Paths listed in a job's result.
+const LISTED: usize = 1000;
+
+type Change = Box<dyn FnOnce(&Writer) -> Result<()> + Send>;
+
+/// What a finished job has to say.
+#[derive(Default)]
+pub struct Report {
+    /// Its answer.
+    result: Json<String, JsonValue>,
+    /// Set where the job did its work, and what it found is bad.
+    error: Option<Error>,
+    /// What is written in the same transaction as its end.
+    change: Option<Change>,
+    /// A backup to be seen in the mount before anybody hears that it is completed.
+    show: Option<Box<(Backup, VaultRow, Arc<OpenVault>)>>,
+    /// Events that follow its end.
+    events: Vec<Event>,
+    /// The vault that should hold a fresh copy of the configuration.
+    export: Option<Arc<OpenVault>>,
+}
+
+impl Report {
+    fn of(result: JsonValue) -> Self {
+        let result = match result {
+            JsonValue::Object(map) => map,
+            _ => Json::new(),
+        };
+        Self { result, ..Self::default() }
+    }
+
+    fn then(mut self, change: impl FnOnce(&Writer) -> Result<()> + Send + 'static) -> Self {
+        self.change = Some(Box::new(change));
+        self
+    }
+}
+
+fn error_list(errors: &[PathError]) -> JsonValue {
+    errors
+        .iter()
+        .take(LISTED)
+        .map(|e| json!({"path": String::from_utf8_lossy(&e.path), "code": e.code, "message": e.message}))
+        .collect()
+}
+
+impl Work for Service {
+    type Report = Report;
+
+    fn begin(&self, id: u64) -> Result<()> {
+        let backup = self.catalog.write(|w| {
+            let row = w.update::<Job>(id, |row| {
+                row.state = State::Running;
+                row.started_at = Some(Timestamp::now());
+                Ok(())
+            })?;
+            if let (Task::Backup { .. }, Some(backup)) = (&row.task, row.backup) {
+                w.update::<Backup>(backup, |row| {
+                    row.status = State::Running;
+                    Ok(())
+                })?;
+                return Ok(Some(backup));
+            }
+            Ok(None)
+        })?;
+        self.emit(Event::JobChanged { id });
+        if let Some(id) = backup {
+            self.emit(Event::BackupChanged { id, status: "running".into() });
+        }
+        Ok(())
+    }
+
+    fn run(&self, id: u64, progress: &Arc<Progress>) -> Result<Report> {
+        let job: Job = self.catalog.read(|r| r.need(id))?;
+        match &job.task {
+            Task::Backup { reread } => self.run_backup(&job, *reread, progress),
+            Task::Restore(task) => self.run_restore(&job, task, progress),
+            Task::Export { path, format } => self.run_export(&job, path.as_deref(), format, progress),
+            Task::Delete => self.run_delete(&job, progress),
+            Task::Prune { dry_run } => self.run_prune(&job, *dry_run, progress),
+            Task::Verify { read_data } => self.run_verify(&job, *read_data, progress),
+            Task::Sync => self.run_sync(&job),
+            Task::Test { destination } => self.run_test(*destination, progress),
+            Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
+        }
+    }
+
+    fn end(&self, id: u64, result: Result<Report>, live: &Live) {
+        let by_us = live.stopping.load(Ordering::SeqCst);
+        if by_us && matches!(&result, Err(e) if e.kind == ErrorKind::Cancelled) {
+            match self.put_back(id) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(e) => tracing::error!("job {id} could not be put back into the queue: {e}"),
+            }
+        }
+        self.close(id, result, Some(live));
+    }
+}
+
+impl Service {
+    /// A job that our own stop interrupted waits for the next start where that does no harm.
+    fn put_back(&self, id: u64) -> Result<bool> {
+        self.catalog.write(|w| {
+            let mut row = w.need::<Job>(id)?;
+            if stopped(&row.task).is_some() {
+                return Ok(false);
+            }
+            row.state = State::Pending;
+            row.started_at = None;
+            w.put(&row)?;
+            if let (Task::Backup { .. }, Some(backup)) = (&row.task, row.backup) {
+                w.update::<Backup>(backup, |row| {
+                    row.status = State::Pending;
+                    row.message = Some("interrupted by the daemon's stop; it goes on at the next start".into());
+                    Ok(())
+                })?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// Writes down how a job ended, and says so.
+    pub(super) fn close(&self, id: u64, result: Result<Report>, live: Option<&Live>) {
+        locked(&self.descriptors).remove(&id);
+        let mut report = Report::default();
+        let mut error = None;
+        match result {
+            Ok(done) => report = done,
+            Err(e) => error = Some(e),
+        }
+        let by_us = live.is_some_and(|l| l.stopping.load(Ordering::SeqCst));
+        if by_us && error.as_ref().is_some_and(|e| e.kind == ErrorKind::Cancelled) {
+            let task = self.catalog.read(|r| r.need::<Job>(id)).map(|row| row.task);
+            error = task.ok().and_then(|task| stopped(&task)).or(error);
+        }
+        error = error.or_else(|| report.error.take());
+        let order = self.show.hold();
+        if let Some(shown) = &report.show {
+            self.show_one(&shown.0, &shown.1, &shown.2);
+        }
+        let written = self.catalog.write(|w| {
+            if let Some(change) = report.change.take() {
+                change(w)?;
+            }
+            self.write_end(w, id, error.clone(), std::mem::take(&mut report.result), live)
+        });
+        drop(order);
+        let (state, message, mut events) = match written {
+            Ok(end) => end,
+            Err(e) => {
+                // The next start finds the job open and ends it by what it finds.
+                tracing::error!("the end of job {id} could not be written down: {e}");
+                (State::Failed, e.message, Vec::new())
+            }
+        };
+        events.append(&mut report.events);
+        self.emit(Event::JobChanged { id });
+        for event in events {
+            self.emit(event);
+        }
+        self.emit(Event::JobRemoved { id, result: state.name().into(), error: message });
+        if let Some(open) = report.export {
+            self.save_configuration(&open);
+        }
+        self.drop_old_jobs();
+    }
+
+    fn write_end(
+        &self,
+        w: &Writer,
+        id: u64,
+        error: Option<Error>,
+        result: Json<String, JsonValue>,
+        live: Option<&Live>,
+    ) -> Result<(State, String, Vec<Event>)> {
+        let mut row = w.need::<Job>(id)?;
+        let state = match &error {
+            None => State::Completed,
+            Some(e) if e.kind == ErrorKind::Cancelled => State::Cancelled,
+            Some(_) => State::Failed,
+        };
+        let now = Timestamp::now();
+        row.state = state;
+        row.completed_at = Some(now);
+        row.result = result;
+        if let Some(live) = live {
+            let (p, o) = (&live.progress, Ordering::Relaxed);
+            row.done = job::Done {
+                bytes: p.bytes_done.load(o),
+                bytes_total: p.bytes_total.load(o),
+                files: p.files_done.load(o),
+                files_total: p.files_total.load(o),
+            };
+        }
+        row.error = error.as_ref().map(|e| e.message.clone());
+        row.error_kind = error.as_ref().map(|e| e.kind);
+        w.put(&row)?;
+        let mut events = Vec::new();
+        match (&row.task, row.backup, &error) {
+            (Task::Backup { .. }, Some(backup), _) => {
+                let row = w.update::<Backup>(backup, |b| {
+                    b.status = state;
+                    b.completed_at = Some(now);
+                    b.error = error.as_ref().map(|e| e.message.clone());
+                    Ok(())
+                })?;
+                if let Some(mut resource) = w.get::<Resource>(row.resource)? {
+                    resource.last_backup = Some(now);
+                    w.put(&resource)?;
+                    if resource.removed_at.is_none() {
+                        let kind = super::ObjectKind::Resource;
+                        events.push(Event::ObjectChanged { kind, id: resource.id });
+                    }
+                }
+                events.push(Event::BackupChanged { id: backup, status: state.name().into() });
+                if let (State::Failed, Some(e)) = (state, &error) {
+                    let error = e.message.clone();
+                    events.push(Event::BackupFailed { id: backup, resource: row.resource, error });
+                }
+            }
+            (Task::Delete, Some(backup), Some(e)) if e.kind == ErrorKind::Cancelled => {
+                // Nothing was removed yet: it stays, and can be seen again.
+                if w.get::<Backup>(backup)?.is_some() {
+                    let row = w.update::<Backup>(backup, |b| {
+                        b.deleting = false;
+                        Ok(())
+                    })?;
+                    events.push(Event::BackupChanged { id: backup, status: row.status.name().into() });
+                }
+            }
+            (Task::Remove { .. }, _, Some(_)) => {
+                if let Some(vault) = row.vault {
+                    w.update::<VaultRow>(vault, |v| {
+                        v.removing = false;
+                        Ok(())
+                    })?;
+                }
+            }
+            _ => {}
+        }
+        Ok((state, row.error.unwrap_or_default(), events))
+    }
+
+    fn drop_old_jobs(&self) {
+        let dropped = self.catalog.read(|r| Ok(r.count::<Job>()? > JOBS_KEPT)).and_then(|many| {
+            if !many {
+                return Ok(());
+            }
+            self.catalog.write(|w| {
+                let ids = w.ids::<Job>()?;
+                let excess = ids.len().saturating_sub(usize::try_from(JOBS_KEPT).unwrap_or(usize::MAX));
+                for id in ids.into_iter().take(excess + JOBS_DROPPED) {
+                    if w.need::<Job>(id)?.state.ended() {
+                        w.remove::<Job>(id)?;
+                    }
+                }
+                Ok(())
+            })
+        });
+        if let Err(e) = dropped {
+            tracing::warn!("old jobs could not be dropped: {e}");
+        }
+    }
+
+    /// Leaves a copy of the configuration, without secrets, in the vault, for an empty machine to
+    /// find. A vault without it is still complete.
+    fn save_configuration(&self, open: &OpenVault) {
+        let saved = self.configuration().and_then(|content| open.vault.put_state(&content));
+        if let Err(e) = saved {
+            tracing::warn!("the configuration could not be saved in vault {}: {e}", open.vault.uuid());
+        }
+    }
+
+    fn configuration(&self) -> Result<JsonValue> {
+        let value = |v: std::result::Result<JsonValue, serde_json::Error>| {
+            v.map_err(|e| Error::failed(format!("cannot encode the configuration: {e}")))
+        };
+        self.catalog.read(|r| {
+            let mut backups = Vec::new();
+            for b in r.all::<Backup>()? {
+                if b.status == State::Completed && !b.deleting {
+                    backups.push(json!({
+                        "id": b.id, "uuid": b.uuid, "description": b.description, "protected": b.protected,
+                    }));
+                }
+            }
+            Ok(json!({
+                "version": 1,
+                "machine": value(serde_json::to_value(&self.machine))?,
+                "last_backup": r.last_id::<Backup>()?,
+                "projects": value(serde_json::to_value(r.all::<crate::catalog::Project>()?))?,
+                "resources": value(serde_json::to_value(r.all::<Resource>()?))?,
+                "vaults": value(serde_json::to_value(r.all::<VaultRow>()?))?,
+                "backups": backups,
+            }))
+        })
+    }
+
+    /// Where an in-place restore keeps its journal.
+    pub(super) fn journal(&self, job: u64) -> PathBuf {
+        self.options.state_dir.join(format!("restore-{job}.journal"))
+    }
+
+    fn vault_of_job(&self, job: &Job) -> Result<(VaultRow, Arc<OpenVault>)> {
+        let id = job.vault.ok_or_else(|| Error::failed(format!("job {} names no vault", job.id)))?;
+        let row: VaultRow = self.catalog.read(|r| r.need(id))?;
+        let open = self.open_vault(&row)?;
+        // A destination that was swapped or unmounted since is noticed before anything is done.
+        open.vault.check_identity()?;
+        Ok((row, open))
+    }
+
+    fn backup_of_job(&self, job: &Job) -> Result<Backup> {
+        let id = job.backup.ok_or_else(|| Error::failed(format!("job {} names no backup", job.id)))?;
+        self.catalog.read(|r| r.need(id))
+    }
+}

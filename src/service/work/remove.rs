@@ -1,0 +1,96 @@
+//! Removing a vault: its backups are marked before its first object goes, and what says that
+//! there is a vault goes last, so that a removal cut short is taken up again.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::Report;
+use crate::catalog::{Backup, Destination, Job, Resource, Tables, VaultRow, backup};
+use crate::model::{Error, ErrorKind, Progress, Result};
+use crate::service::{Event, ObjectKind, Service};
+use crate::store::{LocalStore, ObjectStore};
+use crate::vault::read_config;
+
+/// Where a vault keeps objects: manifests first, keys last.
+const PREFIXES: [&str; 7] = ["backups/", "deleted/", "state/", "index/", "packs/", "sessions/", "keys/"];
+
+impl Service {
+    pub(super) fn run_remove(&self, job: &Job, delete_data: bool, progress: &Arc<Progress>) -> Result<Report> {
+        let id = job.vault.ok_or_else(|| Error::failed("the job names no vault"))?;
+        let Some(row) = self.catalog.read(|r| r.get::<VaultRow>(id))? else { return Ok(Report::default()) };
+        let (place, backups) = self.catalog.write(|w| {
+            let rows = w.rows_at::<Backup>(backup::BY_VAULT, id)?;
+            for mut row in rows.iter().filter(|b| !b.deleting).cloned() {
+                row.deleting = true;
+                w.put(&row)?;
+            }
+            let place = row.destinations.first().copied().unwrap_or_default();
+            Ok((w.need::<Destination>(place)?, rows))
+        })?;
+        self.show_all();
+        let mut deleted = 0_u64;
+        if delete_data {
+            let store = LocalStore::open(place.directory())?;
+            match read_config(&store) {
+                Ok(config) if config.uuid == row.uuid => deleted = empty(&store, progress)?,
+                Ok(config) => {
+                    return Err(Error::destination_failed(format!(
+                        "{} holds another vault ({}); mount the right one",
+                        place.directory().display(),
+                        config.uuid
+                    )));
+                }
+                // An earlier attempt got this far.
+                Err(e) if e.kind == ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        self.vaults.forget(id);
+        let cache = &self.options.cache_dir;
+        for dir in [cache.join(row.uuid.to_string()), cache.join("changes").join(row.uuid.to_string())] {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        let key_file = row.key_file.filter(|_| delete_data);
+        let ids: Vec<u64> = backups.iter().map(|b| b.id).collect();
+        let events = ids.iter().map(|id| Event::BackupChanged { id: *id, status: "deleted".into() });
+        let mut report = Report::of(json!({ "objects_deleted": deleted, "backups": ids.len() }));
+        report.events = events.collect();
+        report.events.push(Event::ObjectRemoved { kind: ObjectKind::Vault, id });
+        Ok(report.then(move |w| {
+            for id in ids {
+                w.remove::<Backup>(id)?;
+            }
+            for mut resource in w.all::<Resource>()? {
+                if resource.vault == Some(id) {
+                    resource.vault = None;
+                    w.put(&resource)?;
+                }
+            }
+            w.remove::<VaultRow>(id)?;
+            // With its data gone the key opens nothing any more.
+            if let Some(path) = key_file {
+                let _ = std::fs::remove_file(path);
+            }
+            Ok(())
+        }))
+    }
+}
+
+fn empty(store: &dyn ObjectStore, progress: &Progress) -> Result<u64> {
+    let mut deleted = 0;
+    for prefix in PREFIXES {
+        let objects = store.list(prefix)?;
+        progress.expect(objects.len() as u64, 0);
+        for object in objects {
+            progress.check()?;
+            store.delete(&object.key)?;
+            progress.add(1, 0);
+            deleted += 1;
+        }
+        store.sync()?;
+    }
+    store.delete(crate::vault::config::KEY)?;
+    store.sync()?;
+    Ok(deleted)
+}
