@@ -119,17 +119,19 @@ impl BrowseClient {
     }
 
     /// Unmounts and ends the process.
-    pub fn stop(&self) -> Result<()> {
+    pub fn stop(&self) {
         let mut state = self.0.state();
         state.stopped = true;
-        let Some(mut line) = state.line.take() else { return Ok(()) };
-        let stopped = line.send(&Request::Stop).and_then(|()| line.receive::<Response>().map(|_| ()));
+        let Some(mut line) = state.line.take() else { return };
+        if let Err(error) = exchange(&mut line, &Request::Stop) {
+            tracing::warn!("the browse process could not be stopped: {error}");
+            return;
+        }
         // The end of the connection is the end of the process.
         let _ = line.receive::<Response>();
         if let Some(mut child) = state.child.take() {
             let _ = child.wait();
         }
-        stopped
     }
 
     /// The browse process, while there is one.
