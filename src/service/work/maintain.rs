@@ -86,7 +86,11 @@ impl Service {
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
         let report = Report { result, ..Report::default() };
-        Ok(if dry_run { report } else { report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(Timestamp::now()))) })
+        Ok(if dry_run {
+            report
+        } else {
+            report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(Timestamp::now())))
+        })
     }
 
     pub(super) fn run_verify(&self, job: &Job, read_data: bool, progress: &Arc<Progress>) -> Result<Report> {
@@ -101,13 +105,9 @@ impl Service {
         let promised = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, row.id))?;
         let there = open.vault.manifests()?;
         let mut damaged = Vec::new();
-        let mut problems: Vec<serde_json::Value> = found
-            .problems
-            .iter()
-            .take(LISTED)
-            .map(|p| json!({"object": p.object, "message": p.message}))
-            .collect();
-        let mut count = found.problems.len();
+        let mut problems: Vec<serde_json::Value> =
+            found.problems.iter().take(LISTED).map(|p| json!({"object": p.object, "message": p.message})).collect();
+        let mut count = found.problem_count;
         for backup in promised.iter().filter(|b| !b.deleting) {
             let Some(manifest) = backup.manifest else { continue };
             if !(whole || only.contains(&manifest)) {
@@ -126,8 +126,10 @@ impl Service {
         }
         let mut result = json!({
             "blobs": found.blobs, "bytes": found.bytes, "problems": count, "read_data": read_data,
-            "damaged_backups": damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>(),
         });
+        if !damaged.is_empty() {
+            result["damaged_backups"] = damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>().into();
+        }
         if !problems.is_empty() {
             result["problem_list"] = problems.into();
         }
@@ -135,7 +137,8 @@ impl Service {
         if count > 0 {
             let first = report.result.get("problem_list").and_then(|l| l.get(0)).and_then(|p| p.get("message"));
             let first = first.and_then(|m| m.as_str()).unwrap_or_default();
-            let message = format!("{count} problems in vault {:?}, {} backups are damaged: {first}", row.name, damaged.len());
+            let message =
+                format!("{count} problems in vault {:?}, {} backups are damaged: {first}", row.name, damaged.len());
             report.error = Some(Error::new(ErrorKind::Damaged, message));
         } else if whole {
             report = report.then(move |w| note(w, row.id, |v| v.last_verified = Some(Timestamp::now())));
