@@ -119,19 +119,17 @@ impl BrowseClient {
     }
 
     /// Unmounts and ends the process.
-    pub fn stop(&self) {
+    pub fn stop(&self) -> Result<()> {
         let mut state = self.0.state();
         state.stopped = true;
-        let Some(mut line) = state.line.take() else { return };
-        if let Err(error) = exchange(&mut line, &Request::Stop) {
-            tracing::warn!("the browse process could not be stopped: {error}");
-            return;
-        }
+        let Some(mut line) = state.line.take() else { return Ok(()) };
+        exchange(&mut line, &Request::Stop)?;
         // The end of the connection is the end of the process.
         let _ = line.receive::<Response>();
         if let Some(mut child) = state.child.take() {
             let _ = child.wait();
         }
+        Ok(())
     }
 
     /// The browse process, while there is one.

@@ -178,7 +178,7 @@ fn a_backup_looks_exactly_like_its_source() {
     assert_eq!(byte, *b"x");
     assert_eq!(fs::read_dir(seen.join("many")).unwrap().count(), 9000);
     assert!(fs::write(seen.join("new"), "x").is_err());
-    client.stop();
+    client.stop().unwrap();
     assert_eq!(fs::read_dir(place.mount()).unwrap().count(), 0);
 }
 
@@ -217,7 +217,7 @@ fn backups_appear_and_vanish_under_open_files() {
     client.set(vaults, vec![second.clone()]).unwrap();
     assert!(fs::metadata(place.seen(&first)).is_err());
     assert_eq!(std::io::copy(&mut held, &mut std::io::sink()).unwrap(), 5_000_000);
-    client.stop();
+    client.stop().unwrap();
 }
 
 #[test]
@@ -290,7 +290,7 @@ fn the_kernel_keeps_others_out() {
         assert!(!can(65534, &root, file) && !can(65533, &root, file), "{file}");
         assert!(!can(65534, &owner, file) && can(65533, &owner, file), "{file}");
     }
-    client.stop();
+    client.stop().unwrap();
 }
 
 #[test]
