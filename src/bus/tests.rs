@@ -92,7 +92,8 @@ fn with_daemon<F: Future<Output = ()>>(test: impl FnOnce(Client, std::path::Path
             }
         });
         is_ready.await.unwrap();
-        let second = serve(service.clone(), bus.address.clone(), || panic!("ready twice"), std::future::pending()).await;
+        let second =
+            serve(service.clone(), bus.address.clone(), || panic!("ready twice"), std::future::pending()).await;
         assert_eq!(second.unwrap_err().kind, ErrorKind::AlreadyExists);
         let client = Client::connect(&bus.address).await.unwrap();
         test(client, bus.dir.path().to_owned()).await;

@@ -81,7 +81,11 @@ impl Session {
         } else if let Some(Value::Map(result)) = job.get("result") {
             if let Some(Value::Maps(problems)) = result.get("problem_list") {
                 for problem in problems {
-                    output::note(format!("  {}: {}", output::text(problem, "object"), output::text(problem, "message")));
+                    output::note(format!(
+                        "  {}: {}",
+                        output::text(problem, "object"),
+                        output::text(problem, "message")
+                    ));
                 }
             }
         }
