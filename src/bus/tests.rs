@@ -168,17 +168,19 @@ fn a_backup_is_made_listed_exported_and_deleted_over_the_bus() {
 
         let (mut reader, writer) = std::io::pipe().unwrap();
         let fd = Value::Fd(Arc::new(writer.into()));
-        let exported = client.job("ExportBackup", &(id, options(&[("fd", fd), ("format", Value::from("tar"))])));
-        let (archive, job) = tokio::join!(
-            tokio::task::spawn_blocking(move || {
-                let mut archive = Vec::new();
-                std::io::Read::read_to_end(&mut reader, &mut archive).unwrap();
-                archive
-            }),
-            async { wait(&client, exported.await.unwrap()).await }
-        );
+        let exported = {
+            // Dropped with our end of the pipe in it, or the archive would never end.
+            let wish = (id, options(&[("fd", fd), ("format", Value::from("tar"))]));
+            client.job("ExportBackup", &wish).await.unwrap()
+        };
+        let archive = tokio::task::spawn_blocking(move || {
+            let mut archive = Vec::new();
+            std::io::Read::read_to_end(&mut reader, &mut archive).unwrap();
+            archive
+        });
+        let job = wait(&client, exported).await;
+        let archive = archive.await.unwrap();
         assert_eq!(text(&job, "state"), "completed", "{job:?}");
-        let archive = archive.unwrap();
         let names: Vec<_> = tar::Archive::new(archive.as_slice())
             .entries()
             .unwrap()

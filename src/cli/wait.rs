@@ -14,6 +14,8 @@ use crate::model::{Error, ErrorKind, Map, Result, Value};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// Work that is done sooner needs no telling.
+const QUICK: Duration = Duration::from_secs(2);
 /// How often a line is written where there is no terminal.
 const LINE: Duration = Duration::from_secs(10);
 
@@ -177,7 +179,8 @@ fn describe(job: &Map) -> String {
 struct View {
     bar: Option<ProgressBar>,
     lines: bool,
-    told: Option<(String, Instant)>,
+    /// What state was told last, and when; quick work needs no telling.
+    told: (String, Instant),
 }
 
 impl View {
@@ -189,7 +192,7 @@ impl View {
             }
             bar
         });
-        Self { lines: bar.is_none() && !json, bar, told: None }
+        Self { lines: bar.is_none() && !json, bar, told: (String::new(), Instant::now()) }
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -201,7 +204,8 @@ impl View {
             bar.set_position((progress * 1000.0) as u64);
             bar.set_message(if state == "pending" { "waiting".to_owned() } else { describe(job) });
         } else if self.lines {
-            let due = self.told.as_ref().is_none_or(|(last, at)| *last != state || at.elapsed() >= LINE);
+            let (last, at) = &self.told;
+            let due = at.elapsed() >= if *last == state { LINE } else { QUICK };
             if due {
                 let id = output::text(job, "id");
                 let kind = output::text(job, "kind");
@@ -210,7 +214,7 @@ impl View {
                 } else {
                     output::note(format!("{kind} (job {id}): {}", describe(job)));
                 }
-                self.told = Some((state, Instant::now()));
+                self.told = (state, Instant::now());
             }
         }
     }
