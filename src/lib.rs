@@ -7,6 +7,8 @@ pub mod browse;
 pub mod bus;
 pub mod catalog;
 pub mod cli;
+pub mod daemon;
+pub mod host;
 pub mod jobs;
 pub mod model;
 pub mod restore;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The daemon.
+
+fn main() {
+    std::process::exit(strongroom::daemon::main(std::env::args_os().skip(1)))
+}

@@ -10,9 +10,7 @@ use super::page::Page;
 use super::submit::Draft;
 use super::{Event, Service, resources, select, vaults};
 use crate::archive;
-use crate::catalog::{
-    Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup as index,
-};
+use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup as index};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, Value};
 
@@ -83,11 +81,7 @@ fn vault_of(t: &impl Tables, resource: &Resource) -> Result<VaultRow> {
 
 /// What a backup job needs.
 pub(super) fn ticket(backup: &Backup) -> Ticket {
-    Ticket {
-        lane: Lane::Work,
-        exclusive: vec![Key::Resource(backup.resource)],
-        shared: vec![Key::Vault(backup.vault)],
-    }
+    Ticket { lane: Lane::Work, exclusive: vec![Key::Resource(backup.resource)], shared: vec![Key::Vault(backup.vault)] }
 }
 
 /// What a delete job needs.
@@ -103,8 +97,7 @@ impl Service {
         let description = description(&mut args)?.unwrap_or_default();
         let vault = args.string("vault")?;
         let incremental = args.bool("incremental")?.unwrap_or(true);
-        let backup_type =
-            args.choice("backup_type", &["manual", "automatic"])?.unwrap_or_else(|| "manual".into());
+        let backup_type = args.choice("backup_type", &["manual", "automatic"])?.unwrap_or_else(|| "manual".into());
         args.finish()?;
         let limit = self.config().manual_backups;
         let (_, id) = self.submit_with(|w, job| {
@@ -375,10 +368,8 @@ impl Service {
 
     pub(super) fn backup_map(&self, t: &impl Tables, row: &Backup) -> Result<Map> {
         let vault = t.get::<VaultRow>(row.vault)?;
-        let server = Map::from([
-            ("id".to_owned(), row.resource.into()),
-            ("name".to_owned(), row.resource_name.as_str().into()),
-        ]);
+        let server =
+            Map::from([("id".to_owned(), row.resource.into()), ("name".to_owned(), row.resource_name.as_str().into())]);
         let mut f = Fields::default();
         f.set("id", row.id).set("uuid", row.uuid.to_string()).set("job", fields::job_path(row.job));
         f.set("server", server).set("project_id", row.project.to_string());
@@ -403,11 +394,14 @@ impl Service {
         f.time("expires_at", row.expires_at).opt("error", row.error.as_deref());
         f.opt("files", row.files).opt("errors", row.errors);
         let message = if row.deleting { Some("it is being deleted") } else { row.message.as_deref() };
-        f.opt("message", message.or(match row.status {
-            State::Pending => Some("waiting for its turn"),
-            State::Running => Some("in progress"),
-            _ => None,
-        }));
+        f.opt(
+            "message",
+            message.or(match row.status {
+                State::Pending => Some("waiting for its turn"),
+                State::Running => Some("in progress"),
+                _ => None,
+            }),
+        );
         if row.status == State::Completed && !row.deleting && self.options.browse.is_some() {
             let path = self.options.browse_path.join("backups").join(row.id.to_string());
             f.set("browse_path", fields::lossy(&path));

@@ -113,11 +113,8 @@ fn files(main: &Path) -> Result<Vec<PathBuf>> {
     let dir = main.parent().unwrap_or(Path::new("/")).join("conf.d");
     match std::fs::read_dir(&dir) {
         Ok(entries) => {
-            let mut more: Vec<PathBuf> = entries
-                .flatten()
-                .map(|e| e.path())
-                .filter(|p| p.extension().is_some_and(|e| e == "toml"))
-                .collect();
+            let mut more: Vec<PathBuf> =
+                entries.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect();
             more.sort();
             files.append(&mut more);
         }

@@ -18,8 +18,7 @@ impl Service {
         let mut args = Args::new(options);
         let path = args.string("path")?;
         let fd = args.fd("fd")?;
-        let format =
-            args.choice("format", &["tar", "tar.gz", "tar.zst"])?.unwrap_or_else(|| "tar.zst".into());
+        let format = args.choice("format", &["tar", "tar.gz", "tar.zst"])?.unwrap_or_else(|| "tar.zst".into());
         args.finish()?;
         let path = match (path, &fd) {
             (Some(_), Some(_)) => return Err(Error::invalid("path and fd are both given; give one of them")),

@@ -105,7 +105,9 @@ mod tests {
     fn paths_that_are_not_text_go_as_bytes() {
         use std::os::unix::ffi::OsStringExt;
         let odd = PathBuf::from(std::ffi::OsString::from_vec(b"/a\xff".to_vec()));
-        assert!(matches!(&paths(&[odd, "/b".into()]), Value::List(l) if matches!(&l[1], Value::Bytes(b) if b == b"/b")));
+        assert!(
+            matches!(&paths(&[odd, "/b".into()]), Value::List(l) if matches!(&l[1], Value::Bytes(b) if b == b"/b"))
+        );
         assert!(matches!(&paths(&["/b".into()]), Value::List(l) if matches!(&l[0], Value::Str(_))));
     }
 }

@@ -22,7 +22,8 @@ impl Service {
             if w.count::<Destination>()? == 0 {
                 let id = w.next_id::<Destination>()?;
                 let place = Place::Local { directory: directory.clone() };
-                let row = Destination { id, name: "local".into(), place, max_backups: None, created_at: Timestamp::now() };
+                let row =
+                    Destination { id, name: "local".into(), place, max_backups: None, created_at: Timestamp::now() };
                 w.put(&row)?;
             }
             Ok(true)

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::fields::{self, Fields};
 use super::open::write_key_file;
 use super::{Service, check, select};
-use crate::catalog::{Tables, VaultRow};
+use crate::catalog::VaultRow;
 use crate::model::{Args, Error, Id, Map, Result};
 use crate::vault::{Secret, SlotInfo, SlotKind};
 

@@ -26,8 +26,8 @@ pub struct ServiceOptions {
 pub struct BrowseProcess {
     /// Its control socket.
     pub socket: PathBuf,
-    /// How long it stays after the daemon went.
-    pub linger: Duration,
+    /// How long it stays after the daemon went; `None`: until it is unmounted.
+    pub linger: Option<Duration>,
     /// The program and its first arguments.
     pub executable: (PathBuf, Vec<OsString>),
 }

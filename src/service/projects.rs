@@ -34,7 +34,10 @@ impl Service {
             for project in r.all::<Project>()? {
                 let resources = r.indexed(resource::BY_PROJECT, project.id)?.len() as u64;
                 let mut fields = Fields::default();
-                fields.set("id", project.id).set("name", project.name.as_str()).text("description", &project.description);
+                fields
+                    .set("id", project.id)
+                    .set("name", project.name.as_str())
+                    .text("description", &project.description);
                 fields.time("created_at", Some(project.created_at)).set("resources", resources);
                 objects.push(fields.done());
             }

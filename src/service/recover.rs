@@ -23,9 +23,9 @@ fn fate(job: &Job) -> Fate {
     match (&job.task, job.state) {
         (Task::Delete | Task::Remove { .. }, _) => Fate::Again,
         (Task::Backup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync, State::Pending) => Fate::Again,
-        (Task::Backup { .. }, _) => {
-            Fate::Failed("the daemon stopped before it finished; what it had stored is found and used by the next backup")
-        }
+        (Task::Backup { .. }, _) => Fate::Failed(
+            "the daemon stopped before it finished; what it had stored is found and used by the next backup",
+        ),
         (Task::Restore(_), State::Pending) => Fate::Failed("the daemon stopped before it began; restore again"),
         (Task::Restore(_), _) => {
             Fate::Failed("the daemon stopped before it finished; every file is whole, old or new: restore again")

@@ -82,7 +82,9 @@ impl Settings {
             check_patterns(patterns)?;
         }
         if let Some(unit) = settings.units.iter().flatten().find(|u| !unit_name(u)) {
-            return Err(Error::invalid(format!("units holds {unit:?}, which is not a unit's name such as nginx.service")));
+            return Err(Error::invalid(format!(
+                "units holds {unit:?}, which is not a unit's name such as nginx.service"
+            )));
         }
         if let Some(browse) = &settings.browse {
             check::browse(browse)?;
@@ -130,9 +132,8 @@ fn existing(key: &str, list: &[PathBuf]) -> Result<Vec<PathBuf>> {
         return Err(Error::invalid(format!("{key} is empty; give at least one absolute path")));
     }
     for path in &list {
-        std::fs::symlink_metadata(path).map_err(|e| {
-            Error::invalid(format!("{key} holds {}, which cannot be backed up: {e}", path.display()))
-        })?;
+        std::fs::symlink_metadata(path)
+            .map_err(|e| Error::invalid(format!("{key} holds {}, which cannot be backed up: {e}", path.display())))?;
     }
     Ok(list)
 }

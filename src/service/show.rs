@@ -3,6 +3,7 @@
 //! A mount that cannot be had never holds up a backup: it is logged, and the rest goes on.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::open::OpenVault;
 use super::{Service, ServiceOptions, check, locked};
@@ -25,12 +26,11 @@ impl Show {
             let options = BrowseOptions {
                 mount: options.browse_path.clone(),
                 socket: browse.socket.clone(),
-                linger: browse.linger,
+                // To the process itself zero means for ever.
+                linger: browse.linger.map_or(Duration::ZERO, |linger| linger.max(Duration::from_secs(1))),
                 executable: browse.executable.clone(),
             };
-            BrowseClient::start(options)
-                .inspect_err(|e| tracing::warn!("backups cannot be browsed: {e}"))
-                .ok()
+            BrowseClient::start(options).inspect_err(|e| tracing::warn!("backups cannot be browsed: {e}")).ok()
         });
         Self { client, order: Mutex::default() }
     }
@@ -42,8 +42,10 @@ impl Show {
 
     /// Unmounts.
     pub fn stop(&self) {
-        if let Some(client) = &self.client {
-            client.stop();
+        if let Some(client) = &self.client
+            && let Err(e) = client.stop()
+        {
+            tracing::warn!("the mount could not be ended: {e}");
         }
     }
 }

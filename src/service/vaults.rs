@@ -40,7 +40,10 @@ struct Settings {
 impl Settings {
     fn take(args: &mut Args) -> Result<Self> {
         let settings = Self {
-            compression: args.string("compression")?.map(|c| check::compression(&c).map(|(name, _)| name)).transpose()?,
+            compression: args
+                .string("compression")?
+                .map(|c| check::compression(&c).map(|(name, _)| name))
+                .transpose()?,
             capacity: args.uint("capacity", 0, u64::MAX)?,
             project: args.string("project")?,
             grace: args.uint("grace", 0, 365 * 86_400)?,

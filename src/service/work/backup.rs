@@ -27,7 +27,8 @@ pub(in crate::service) fn fill(row: &mut Backup, object: Id, manifest: &Manifest
     row.completed_at = Some(manifest.completed_at);
     row.error = None;
     if manifest.errors > 0 {
-        row.message = Some(format!("{} files could not be read or changed meanwhile; list its errors", manifest.errors));
+        row.message =
+            Some(format!("{} files could not be read or changed meanwhile; list its errors", manifest.errors));
     }
 }
 

@@ -86,7 +86,11 @@ impl Service {
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
         let report = Report { result, ..Report::default() };
-        Ok(if dry_run { report } else { report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(Timestamp::now()))) })
+        Ok(if dry_run {
+            report
+        } else {
+            report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(Timestamp::now())))
+        })
     }
 
     pub(super) fn run_verify(&self, job: &Job, read_data: bool, progress: &Arc<Progress>) -> Result<Report> {
@@ -101,12 +105,8 @@ impl Service {
         let promised = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, row.id))?;
         let there = open.vault.manifests()?;
         let mut damaged = Vec::new();
-        let mut problems: Vec<serde_json::Value> = found
-            .problems
-            .iter()
-            .take(LISTED)
-            .map(|p| json!({"object": p.object, "message": p.message}))
-            .collect();
+        let mut problems: Vec<serde_json::Value> =
+            found.problems.iter().take(LISTED).map(|p| json!({"object": p.object, "message": p.message})).collect();
         let mut count = found.problems.len();
         for backup in promised.iter().filter(|b| !b.deleting) {
             let Some(manifest) = backup.manifest else { continue };
@@ -135,7 +135,8 @@ impl Service {
         if count > 0 {
             let first = report.result.get("problem_list").and_then(|l| l.get(0)).and_then(|p| p.get("message"));
             let first = first.and_then(|m| m.as_str()).unwrap_or_default();
-            let message = format!("{count} problems in vault {:?}, {} backups are damaged: {first}", row.name, damaged.len());
+            let message =
+                format!("{count} problems in vault {:?}, {} backups are damaged: {first}", row.name, damaged.len());
             report.error = Some(Error::new(ErrorKind::Damaged, message));
         } else if whole {
             report = report.then(move |w| note(w, row.id, |v| v.last_verified = Some(Timestamp::now())));

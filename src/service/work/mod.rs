@@ -37,7 +37,7 @@ type Change = Box<dyn FnOnce(&Writer) -> Result<()> + Send>;
 
 /// What a finished job has to say.
 #[derive(Default)]
-pub(super) struct Report {
+pub struct Report {
     /// Its answer.
     result: Json<String, JsonValue>,
     /// Set where the job did its work, and what it found is bad.

@@ -40,9 +40,9 @@ impl Sink {
             let again = OpenOptions::new()
                 .write(true)
                 .custom_flags(nix::libc::O_NONBLOCK)
-                .open(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-                .at(what)?;
-            Way::Pipe(again)
+                .open(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+            // Without root's rights or /proc it cannot be opened again, and the writer waits.
+            again.map_or(Way::Plain(file), Way::Pipe)
         } else if kind.is_socket() {
             Way::Socket(fd)
         } else {
@@ -51,12 +51,17 @@ impl Sink {
         Ok(Self { way, progress })
     }
 
-    fn wait(&self, fd: impl AsFd) -> io::Result<()> {
+    /// Waits until there is room, or the job is cancelled.
+    fn wait(&self) -> io::Result<()> {
+        let fd = match &self.way {
+            Way::Plain(file) | Way::Pipe(file) => file.as_fd(),
+            Way::Socket(fd) => fd.as_fd(),
+        };
         loop {
             if self.progress.is_cancelled() {
                 return Err(io::Error::other("the job was cancelled"));
             }
-            let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLOUT)];
+            let mut fds = [PollFd::new(fd, PollFlags::POLLOUT)];
             match poll(&mut fds, PollTimeout::from(PATIENCE)) {
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
                 Ok(_) => return Ok(()),
@@ -69,20 +74,18 @@ impl Sink {
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            let (written, fd) = match &mut self.way {
+            let written = match &mut self.way {
                 Way::Plain(file) => return file.write(bytes),
-                Way::Pipe(file) => (file.write(bytes), file.as_fd()),
+                Way::Pipe(file) => file.write(bytes),
                 Way::Socket(fd) => {
                     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-                    (send(fd.as_raw_fd(), bytes, flags).map_err(io::Error::from), fd.as_fd())
+                    send(fd.as_raw_fd(), bytes, flags).map_err(io::Error::from)
                 }
             };
             match written {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.wait()?,
                 other => return other,
             }
-            let fd = fd.try_clone_to_owned()?;
-            self.wait(fd)?;
         }
     }
 
