@@ -1,1 +1,5 @@
-fn main() {}
+//! The stories: what a user would tell of Strongroom, told by real parts.
+
+mod common;
+
+mod main_job;
