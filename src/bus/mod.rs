@@ -20,6 +20,8 @@ mod job;
 mod manager;
 mod objects;
 mod rights;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 use std::fmt;
@@ -143,20 +145,5 @@ async fn take_name(connection: &Connection, address: &BusAddress) -> Result<()> 
         Err(error) => Err(Error::failed(format!(
             "{address} does not give us the name {NAME}: {error}; its policy must allow it to this user"
         ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn buses_are_told_apart() {
-        assert_eq!("system".parse::<BusAddress>().unwrap(), BusAddress::System);
-        assert_eq!("session".parse::<BusAddress>().unwrap(), BusAddress::Session);
-        let address = "unix:path=/tmp/bus";
-        assert_eq!(address.parse::<BusAddress>().unwrap(), BusAddress::Address(address.to_owned()));
-        assert!("".parse::<BusAddress>().is_err());
-        assert!("systen".parse::<BusAddress>().unwrap_err().message.contains("no bus"));
     }
 }

@@ -18,11 +18,10 @@ pub async fn run(session: &Session, verb: DestinationVerb) -> Result<u8> {
         DestinationVerb::List => {
             let list = session.all("ListDestinations", &Options::default()).await?;
             Ok(session.list(list, &["id", "name", "type", "state", "used", "free", "directory"], |d| {
-                let kind = [text(d, "type"), text(d, "kind")].concat();
                 vec![
                     text(d, "id"),
                     text(d, "name"),
-                    kind,
+                    text(d, "type"),
                     text(d, "state"),
                     size(d, "used"),
                     size(d, "free"),

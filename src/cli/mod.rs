@@ -62,7 +62,10 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
 
 async fn run(cli: Cli) -> Result<u8> {
     let address = match (&cli.bus, &cli.private) {
-        (Some(address), _) => address.parse()?,
+        (Some(address), _) => match address.parse::<BusAddress>() {
+            Ok(address) => address,
+            Err(error) => return Ok(usage(&error.message)),
+        },
         (None, _) => BusAddress::System,
     };
     if let Verb::Demo { path } = &cli.verb {
@@ -104,6 +107,12 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::Browse { id } => restore::browse(session, id).await,
         Verb::Job(verb) => job::run(session, verb).await,
     }
+}
+
+/// Says what was wrong with the command line; the exit status of that.
+fn usage(message: &str) -> u8 {
+    output::note(format!("strongroom: {}", output::printable(message)));
+    2
 }
 
 /// Asks, where there is somebody to ask; otherwise `--yes` is what is missing.

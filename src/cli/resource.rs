@@ -2,16 +2,16 @@
 
 use super::args::{ResourceSettings, ResourceVerb};
 use super::output::{size, text, time};
-use super::paths;
 use super::session::{Options, Session};
-use crate::model::{Error, Result};
+use super::{paths, usage};
+use crate::model::Result;
 
 /// Does the verb.
 pub async fn run(session: &Session, verb: ResourceVerb) -> Result<u8> {
     match verb {
         ResourceVerb::Add { name, settings } => {
             if settings.paths.is_empty() {
-                return Err(Error::invalid("a resource needs something to back up; give --path"));
+                return Ok(usage("a resource needs something to back up; give --path"));
             }
             let options = options(&settings)?;
             session.added("resource", "AddResource", &(&name, options.wire()?)).await
@@ -41,7 +41,7 @@ pub async fn run(session: &Session, verb: ResourceVerb) -> Result<u8> {
         ResourceVerb::Set { resource, settings } => {
             let options = options(&settings)?;
             if options.0.is_empty() {
-                return Err(Error::invalid("nothing to set; give at least one setting, like --exclude GLOB"));
+                return Ok(usage("nothing to set; give at least one setting, like --exclude GLOB"));
             }
             session.done("changed", "UpdateResource", &(&resource, options.wire()?)).await
         }

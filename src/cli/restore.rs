@@ -9,7 +9,7 @@ use super::backup::PARTLY;
 use super::output::{self, bytes, number};
 use super::session::{Options, Session};
 use super::wait::Outcome;
-use super::{confirm, paths};
+use super::{confirm, paths, usage};
 use crate::model::{Error, Map, Result, Value};
 
 /// Restores.
@@ -53,7 +53,7 @@ pub async fn restore(session: &Session, what: &Restore) -> Result<u8> {
 fn summary(result: &Map, dry_run: bool) -> String {
     let count = |key| number(result, key).unwrap_or(0);
     let verb = if dry_run { "would restore" } else { "restored" };
-    let mut text = format!("{verb} {} files, {}", count("files"), bytes(count("bytes")));
+    let mut text = format!("{verb} {} entries, {}", count("files"), bytes(count("bytes")));
     for key in ["unchanged", "skipped", "removed"] {
         if count(key) > 0 {
             text += &format!(", {} {key}", count(key));
@@ -83,10 +83,10 @@ fn errors(result: &Map, done: &str) -> Result<u8> {
 pub async fn export(session: &Session, what: &Export) -> Result<u8> {
     let stdout = std::io::stdout();
     if stdout.is_terminal() {
-        return Err(Error::invalid("an archive does not go to a terminal; redirect it: strongroom export ID > FILE"));
+        return Ok(usage("an archive does not go to a terminal; redirect it: strongroom export ID > FILE"));
     }
     if !session.wait {
-        return Err(Error::invalid("an export is read as it is written, so it cannot be left; omit --no-wait"));
+        return Ok(usage("an export is read as it is written, so it cannot be left; omit --no-wait"));
     }
     let fd = stdout.as_fd().try_clone_to_owned().map_err(|e| Error::io("cannot pass on standard output", &e))?;
     let mut options = Options::default();

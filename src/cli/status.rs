@@ -37,19 +37,16 @@ pub async fn run(session: &Session) -> Result<u8> {
     }
     problems.extend(destinations.iter().filter_map(destination_problem));
     problems.extend(failures(&resources, &backups));
-    let never_ids: BTreeSet<u64> = never.iter().filter_map(|r| number(r, "id")).collect();
     problems.extend(never.iter().map(|r| format!("resource {} was never backed up", text(r, "name"))));
-    problems.extend(
-        unprotected
-            .iter()
-            .filter(|r| number(r, "id").is_none_or(|id| !never_ids.contains(&id)))
-            .map(|r| format!("resource {} is not protected: no vault or schedule covers it", text(r, "name"))),
-    );
+    // Backed up by hand is not wrong, only worth knowing.
+    let notes: Vec<String> =
+        unprotected.iter().map(|r| format!("no vault or schedule covers resource {}", text(r, "name"))).collect();
     let shown: Vec<&Map> = backups.iter().take(SHOWN).collect();
     if session.json {
         output::json(&json!({
             "ok": problems.is_empty(),
             "problems": problems,
+            "notes": notes,
             "vaults": vaults.iter().map(map_to_json).collect::<Vec<_>>(),
             "destinations": destinations.iter().map(map_to_json).collect::<Vec<_>>(),
             "resources": resources.len(),
@@ -57,13 +54,13 @@ pub async fn run(session: &Session) -> Result<u8> {
             "last_backups": shown.iter().map(|b| map_to_json(b)).collect::<Vec<_>>(),
         }));
     } else {
-        print(&vaults, resources.len(), count, &shown, &problems);
+        print(&vaults, resources.len(), count, &shown, (&problems, &notes));
     }
     Ok(u8::from(!problems.is_empty()))
 }
 
-fn print(vaults: &[Map], resources: usize, count: u64, shown: &[&Map], problems: &[String]) {
-    output::line(format!("{} vaults, {resources} resources, {count} backups", vaults.len()));
+fn print(vaults: &[Map], resources: usize, count: u64, shown: &[&Map], (problems, notes): (&[String], &[String])) {
+    output::line(format!("vaults: {}, resources: {resources}, backups: {count}", vaults.len()));
     if !vaults.is_empty() {
         output::line("");
         output::table(
@@ -90,6 +87,9 @@ fn print(vaults: &[Map], resources: usize, count: u64, shown: &[&Map], problems:
     }
     for problem in problems {
         output::line(format!("! {problem}"));
+    }
+    for note in notes {
+        output::line(format!("- {note}"));
     }
 }
 

@@ -41,7 +41,8 @@ pub async fn run(session: &Session, verb: VaultVerb) -> Result<u8> {
         VaultVerb::Prune { vault, dry_run } => {
             let mut options = Options::default();
             options.flag("dry_run", dry_run);
-            job(session, "PruneVault", &vault, &options, "pruned").await
+            let done = if dry_run { "nothing was changed; pruning would do this" } else { "pruned" };
+            job(session, "PruneVault", &vault, &options, done).await
         }
         VaultVerb::Sync { vault } => {
             job(session, "SyncVault", &vault, &Options::default(), "the mirrors are up to date").await

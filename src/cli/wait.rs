@@ -9,10 +9,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::output;
 use super::session::{Options, Session};
 use crate::bus::client::Signals;
+use crate::model::value::map_to_json;
 use crate::model::{Error, ErrorKind, Map, Result, Value};
 
 /// How often progress is looked at.
 const LOOK: Duration = Duration::from_millis(250);
+/// Work that is done sooner needs no telling.
+const QUICK: Duration = Duration::from_secs(2);
 /// How often a line is written where there is no terminal.
 const LINE: Duration = Duration::from_secs(10);
 
@@ -50,11 +53,12 @@ impl Session {
             let job = self.client.object("GetJob", &id).await?;
             match output::text(&job, "state").as_str() {
                 "completed" => {
-                    view.finish(&job);
+                    view.clear();
                     return Ok(Outcome::Completed(job));
                 }
                 "failed" | "cancelled" => {
                     view.clear();
+                    self.explain(&job);
                     return Err(why(&job));
                 }
                 _ => view.show(&job),
@@ -67,6 +71,23 @@ impl Session {
                     if self.interrupted(id).await? {
                         return Ok(Outcome::Left(id));
                     }
+                }
+            }
+        }
+    }
+
+    /// What a job that failed has found, besides the reason that becomes the error.
+    fn explain(&self, job: &Map) {
+        if self.json {
+            output::json(&map_to_json(job));
+        } else if let Some(Value::Map(result)) = job.get("result") {
+            if let Some(Value::Maps(problems)) = result.get("problem_list") {
+                for problem in problems {
+                    output::note(format!(
+                        "  {}: {}",
+                        output::text(problem, "object"),
+                        output::text(problem, "message")
+                    ));
                 }
             }
         }
@@ -158,7 +179,8 @@ fn describe(job: &Map) -> String {
 struct View {
     bar: Option<ProgressBar>,
     lines: bool,
-    told: Option<(String, Instant)>,
+    /// What state was told last, and when; quick work needs no telling.
+    told: (String, Instant),
 }
 
 impl View {
@@ -170,7 +192,7 @@ impl View {
             }
             bar
         });
-        Self { lines: bar.is_none() && !json, bar, told: None }
+        Self { lines: bar.is_none() && !json, bar, told: (String::new(), Instant::now()) }
     }
 
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -182,7 +204,8 @@ impl View {
             bar.set_position((progress * 1000.0) as u64);
             bar.set_message(if state == "pending" { "waiting".to_owned() } else { describe(job) });
         } else if self.lines {
-            let due = self.told.as_ref().is_none_or(|(last, at)| *last != state || at.elapsed() >= LINE);
+            let (last, at) = &self.told;
+            let due = at.elapsed() >= if *last == state { LINE } else { QUICK };
             if due {
                 let id = output::text(job, "id");
                 let kind = output::text(job, "kind");
@@ -191,13 +214,9 @@ impl View {
                 } else {
                     output::note(format!("{kind} (job {id}): {}", describe(job)));
                 }
-                self.told = Some((state, Instant::now()));
+                self.told = (state, Instant::now());
             }
         }
-    }
-
-    fn finish(&self, _job: &Map) {
-        self.clear();
     }
 
     fn clear(&self) {

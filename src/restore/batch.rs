@@ -30,6 +30,8 @@ pub struct Complete {
     pub dir: Arc<Dir>,
     /// Its metadata, and which of it is set; `None`: it stays as it is.
     pub meta: Option<(Metadata, Scope)>,
+    /// Whether it is not as in the backup, before anything in it is changed.
+    pub changed: bool,
     /// Flags that were taken from it so that it could be changed.
     pub locks: u32,
 }
@@ -211,17 +213,15 @@ impl Complete {
     /// Sets a directory's metadata and counts it.
     fn finish(&self, job: &Job<'_>) -> Result<()> {
         let is_root = self.dir.parent().is_none();
-        let mut changed = self.dir.made;
         if let (Some((want, scope)), true) = (&self.meta, self.dir.exists()) {
             let handle = job.handle(&self.dir)?;
             let brought = meta::bring(Handle::Open(handle.as_fd()), want, *scope, job.request.dry_run);
-            changed |= brought.changed;
             job.tally.problems(|| self.dir.path(), &brought.problems)?;
         } else {
             self.relock(job);
         }
         if !is_root {
-            Tally::add(if changed { &job.tally.files } else { &job.tally.unchanged }, 1);
+            Tally::add(if self.changed { &job.tally.files } else { &job.tally.unchanged }, 1);
             job.progress.add(1, 0);
         }
         Ok(())

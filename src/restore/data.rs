@@ -35,6 +35,16 @@ impl Layout {
         Ok(Self { size, ranges, parts })
     }
 
+    /// The blobs, in order.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The ranges outside the holes: (offset in the file, length).
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ranges.iter().map(|(offset, len, _)| (*offset, *len))
+    }
+
     /// Where a piece of the content lies in the file: (offset in the file, length), in order.
     fn places(&self, start: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
         let end = start + len;

@@ -73,6 +73,9 @@ impl Job<'_> {
             Verdict::Skip => &self.tally.skipped,
             Verdict::Mended => &self.tally.files,
             Verdict::Create | Verdict::Replace if self.request.dry_run => {
+                if matches!(item.entry.link, Link::First { .. }) {
+                    self.would_write(item.dir.path_of(&item.entry.name));
+                }
                 Tally::add(&self.tally.bytes, size);
                 &self.tally.files
             }
@@ -139,8 +142,7 @@ impl Job<'_> {
             Type::File => Handle::Open(file.as_fd()),
             _ => Handle::Named(file.as_fd(), dir.as_fd(), &item.entry.name),
         };
-        let scope = if item.entry.link == Link::None { Scope::All } else { Scope::Unlocked };
-        let differs = meta::bring(handle, &item.entry.meta, scope, true);
+        let differs = meta::bring(handle, &item.entry.meta, Scope::All, true);
         // An inode that has other names than the backup knows may be someone else's file.
         let names = match item.entry.link {
             Link::None => 1,
@@ -153,7 +155,7 @@ impl Job<'_> {
             return Ok(Verdict::Unchanged);
         }
         if !self.request.dry_run {
-            let brought = meta::bring(handle, &item.entry.meta, scope, false);
+            let brought = meta::bring(handle, &item.entry.meta, Scope::All, false);
             self.tally.problems(|| item.dir.path_of(&item.entry.name), &brought.problems)?;
         }
         Ok(Verdict::Mended)
@@ -253,22 +255,12 @@ impl Job<'_> {
         if locks == 0 || !matches!(entry.kind, Kind::File { .. }) {
             return Ok(());
         }
-        if entry.link != Link::None {
-            // A locked inode takes no more names.
-            self.lock_later(item.dir.clone(), entry.name.clone(), locks);
-            return Ok(());
-        }
-        self.lock_now(&item.dir, &entry.name, locks, file)
-    }
-
-    /// Makes a file immutable or append-only.
-    pub fn lock_now(&self, dir: &Arc<Dir>, name: &[u8], locks: u32, file: Option<&OwnedFd>) -> Result<()> {
         let locked = match file {
             Some(file) => meta::lock(file, locks),
-            None => live::open_file(&*self.handle(dir)?, name).and_then(|file| meta::lock(file, locks)),
+            None => live::open_file(&*self.handle(&item.dir)?, &entry.name).and_then(|file| meta::lock(file, locks)),
         };
         let problem = locked.err().map(|e| format!("the inode flags cannot be set: {}", std::io::Error::from(e)));
-        self.tally.problems(|| dir.path_of(name), problem.as_slice())
+        self.tally.problems(|| item.dir.path_of(&entry.name), problem.as_slice())
     }
 }
 

@@ -45,8 +45,6 @@ pub struct Job<'a> {
     pub leaders: Mutex<HashMap<Vec<u8>, Vec<u8>>>,
     /// First names of hard links that were not restored.
     pub absent: Mutex<HashSet<Vec<u8>>>,
-    /// Files that become immutable or append-only when all of their names stand.
-    pub locks: Mutex<Vec<(Arc<Dir>, Vec<u8>, u32)>>,
     /// What is meant, of the whole backup.
     pub selection: Selection,
     /// The root of what is written.
@@ -82,7 +80,6 @@ impl<'a> Job<'a> {
             workers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16),
             leaders: Mutex::default(),
             absent: Mutex::default(),
-            locks: Mutex::default(),
             selection: Selection::new(&request.paths)?,
             root,
             unread: match &manifest.error_list {
@@ -104,13 +101,8 @@ impl<'a> Job<'a> {
         self.request.conflict == Conflict::Skip
     }
 
-    /// What is left when everything is written: files with several names are locked, and all of
-    /// it is made to survive a crash of the system.
+    /// Makes everything that was written survive a crash of the system.
     pub fn settle(&self) -> Result<()> {
-        let locks = std::mem::take(&mut *self.locks.lock().unwrap_or_else(PoisonError::into_inner));
-        for (dir, name, locks) in locks {
-            self.lock_now(&dir, &name, locks, None).or_else(|e| self.tally.take(dir.path_of(&name), e))?;
-        }
         if self.request.dry_run {
             return Ok(());
         }

@@ -6,14 +6,14 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, linkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 use rustix::io::Errno;
 
 use super::dir::{Dir, open_dir};
 use super::item::{Done, Item};
 use super::job::{Job, Temporary};
-use super::live;
 use super::tally::Tally;
+use super::{live, meta};
 use crate::model::{Error, IoContext, Result};
 use crate::source::Stat;
 use crate::vault::tree::{Entry, Kind, Link};
@@ -30,9 +30,9 @@ impl Job<'_> {
         self.absent.lock().unwrap_or_else(PoisonError::into_inner).insert(item_path);
     }
 
-    /// Makes a file immutable or append-only at the end of the restore.
-    pub fn lock_later(&self, dir: Arc<Dir>, name: Vec<u8>, locks: u32) {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner).push((dir, name, locks));
+    /// Remembers in a dry run that the file of a group would be written.
+    pub fn would_write(&self, first: Vec<u8>) {
+        self.leaders.lock().unwrap_or_else(PoisonError::into_inner).insert(first, Vec::new());
     }
 
     /// Restores a later name of a hard link.
@@ -41,6 +41,12 @@ impl Job<'_> {
             return Err(Error::failed("a first name was taken for a later one"));
         };
         let first = first_path(&item.dir, *up, path)?;
+        let known = self.leaders.lock().unwrap_or_else(PoisonError::into_inner).get(&first).cloned();
+        if self.request.dry_run && known.is_some_and(|path| path.is_empty()) && !self.skips() {
+            Tally::add(&self.tally.files, 1);
+            self.progress.add(1, item.entry.totals().bytes);
+            return Ok(());
+        }
         match self.leader(&item, &first)? {
             Some(leader) => self.link(item, &leader),
             None => self.lead(item, first),
@@ -130,12 +136,26 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// Links, be the file immutable: then it may be changed for this moment.
     fn link_now(&self, item: &Item, dir: &OwnedFd, leader: &Leader, exists: bool) -> rustix::io::Result<()> {
+        match self.link_unlocked(item, dir, leader, exists) {
+            Err(Errno::PERM) => {
+                let opened = open(magic(leader), OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+                let locks = live::unlock(&opened)?;
+                let linked = self.link_unlocked(item, dir, leader, exists);
+                meta::lock(&opened, locks.bits())?;
+                linked
+            }
+            result => result,
+        }
+    }
+
+    fn link_unlocked(&self, item: &Item, dir: &OwnedFd, leader: &Leader, exists: bool) -> rustix::io::Result<()> {
         if !exists {
-            return link_to(&leader.file, dir, &item.entry.name);
+            return linkat(CWD, magic(leader), dir, item.entry.name.as_slice(), AtFlags::SYMLINK_FOLLOW);
         }
         let name = self.temporary();
-        link_to(&leader.file, dir, &name)?;
+        linkat(CWD, magic(leader), dir, name.as_slice(), AtFlags::SYMLINK_FOLLOW)?;
         let temporary = Temporary::new(dir, name);
         match live::rename(dir, temporary.name(), &item.entry.name, false) {
             Err(Errno::ISDIR | Errno::NOTDIR | Errno::NOTEMPTY | Errno::EXIST) => {
@@ -147,6 +167,11 @@ impl Job<'_> {
         temporary.keep();
         Ok(())
     }
+}
+
+/// The name under which the system shows the file to link to; it leads to the very inode.
+fn magic(leader: &Leader) -> String {
+    format!("/proc/self/fd/{}", leader.file.as_fd().as_raw_fd())
 }
 
 /// A symbolic link's mode cannot be set and says nothing.
@@ -161,15 +186,4 @@ fn first_path(dir: &Dir, up: u32, path: &[u8]) -> Result<Vec<u8>> {
         above = above.parent().ok_or_else(|| Error::damaged("its hard link leads above the root of the backup"))?;
     }
     Ok(above.path_of(path))
-}
-
-fn link_to(file: &OwnedFd, dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<()> {
-    match linkat(file, c"", dir, name, AtFlags::EMPTY_PATH) {
-        // Without CAP_DAC_READ_SEARCH.
-        Err(Errno::NOENT) => {
-            let magic = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-            linkat(CWD, magic, dir, name, AtFlags::SYMLINK_FOLLOW)
-        }
-        result => result,
-    }
 }

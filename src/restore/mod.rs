@@ -19,9 +19,9 @@ mod meta;
 mod select;
 mod sweep;
 mod tally;
+mod tar;
 mod walk;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -30,9 +30,10 @@ use dir::Dir;
 use job::Job;
 use journal::Journal;
 pub use journal::recover;
+pub use tar::export;
 
 use crate::archive::PathError;
-use crate::model::{Error, Progress, Result};
+use crate::model::{Progress, Result};
 use crate::vault::{Manifest, Vault};
 
 /// What to do with what stands in the way.
@@ -144,17 +145,6 @@ pub struct ExportOutcome {
     pub errors: u64,
     /// The first 1000 of them.
     pub error_list: Vec<PathError>,
-}
-
-/// Writes a whole backup as a tar stream. A file that cannot be read fails the export.
-pub fn export(
-    _vault: &Arc<Vault>,
-    _manifest: &Manifest,
-    _format: Format,
-    _out: Box<dyn Write + Send>,
-    _progress: &Progress,
-) -> Result<ExportOutcome> {
-    Err(Error::failed("not built yet"))
 }
 
 #[cfg(test)]

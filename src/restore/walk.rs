@@ -4,6 +4,7 @@
 //! The order is the archiver's, so that the first name of a hard link comes first: in a directory
 //! everything else before its directories; above the backup's paths as the names come.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, mkdirat};
@@ -14,7 +15,7 @@ use super::item::Item;
 use super::job::Job;
 use super::journal::Journal;
 use super::live;
-use super::meta::Scope;
+use super::meta::{self, Handle, Scope};
 use super::select::{Entries, Selection};
 use super::tally::Tally;
 use crate::model::{Error, Id, IoContext, Result};
@@ -198,12 +199,27 @@ impl Walk<'_> {
         let is_root = dir.parent().is_none();
         // The target itself stands for `/` only where the backup is one of `/`.
         let meta = (mine || (dir.made && !is_root)).then_some((entry.meta, scope));
+        let mut changed = dir.made;
+        if let (Some((want, scope)), false) = (&meta, dir.made) {
+            let handle = job.handle(&dir)?;
+            // Locks that were just taken from it still count as its own.
+            let others = if locks == 0 { *scope } else { Scope::Unlocked };
+            changed = (locks != 0 && want.flags & live::LOCKS.bits() != locks)
+                || meta::bring(Handle::Open(handle.as_fd()), want, others, true).changed;
+        }
         let sweeps = job.request.delete && mine && dir.exists() && !dir.made;
         let kept = sweeps.then(Vec::new);
         let pass = if origin == Origin::Ancestor { Pass::Everything } else { Pass::Others };
         let source = (node, selection);
         let entries = Entries::new(node, source.1.clone());
-        self.levels.push(Level { entries, source, again: false, pass, complete: Complete { dir, meta, locks }, kept });
+        self.levels.push(Level {
+            entries,
+            source,
+            again: false,
+            pass,
+            complete: Complete { dir, meta, changed, locks },
+            kept,
+        });
         Ok(())
     }
 

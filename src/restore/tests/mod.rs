@@ -1,6 +1,7 @@
 //! Backups of real trees, restored for real. Root is needed, as for the product.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod export;
 mod inplace;
 mod metadata;
 mod trouble;

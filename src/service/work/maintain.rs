@@ -107,7 +107,7 @@ impl Service {
         let mut damaged = Vec::new();
         let mut problems: Vec<serde_json::Value> =
             found.problems.iter().take(LISTED).map(|p| json!({"object": p.object, "message": p.message})).collect();
-        let mut count = found.problems.len();
+        let mut count = found.problem_count;
         for backup in promised.iter().filter(|b| !b.deleting) {
             let Some(manifest) = backup.manifest else { continue };
             if !(whole || only.contains(&manifest)) {
@@ -126,8 +126,10 @@ impl Service {
         }
         let mut result = json!({
             "blobs": found.blobs, "bytes": found.bytes, "problems": count, "read_data": read_data,
-            "damaged_backups": damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>(),
         });
+        if !damaged.is_empty() {
+            result["damaged_backups"] = damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>().into();
+        }
         if !problems.is_empty() {
             result["problem_list"] = problems.into();
         }
