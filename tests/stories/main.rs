@@ -2,4 +2,11 @@
 
 mod common;
 
+mod bad_input;
+mod crash;
+mod deduplication;
 mod main_job;
+mod metadata;
+mod resource_root;
+mod restart;
+mod trouble;

@@ -237,7 +237,14 @@ impl Daemon {
     pub fn catalog(&self) -> Vec<Reply> {
         ["Projects", "Resources", "Destinations", "Vaults", "Backups", "Jobs"]
             .iter()
-            .map(|kind| self.ok(&format!("List{kind} a{{sv}} 1 page_size u 1000")))
+            .map(|kind| {
+                let mut list = self.ok(&format!("List{kind} a{{sv}} 1 page_size u 1000"));
+                for row in list[1].as_array_mut().unwrap() {
+                    // The disk is everybody's.
+                    row.as_object_mut().unwrap().remove("free");
+                }
+                list
+            })
             .collect()
     }
 }

@@ -11,7 +11,7 @@ mod tools;
 mod tree;
 
 pub use bus::{Failure, Reply};
-pub use daemon::Daemon;
+pub use daemon::{Daemon, number};
 pub use disk::Disk;
 pub use facts::{Facts, assert_same};
 pub use tools::{Dice, cannot, differences, du, eventually, heavy, sh, sh_fails, wait_for};
