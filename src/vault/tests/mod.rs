@@ -15,7 +15,7 @@ use super::seal::Class;
 use super::tree::{Content, Entry, Kind, Link, Metadata, Origin, Part, Totals};
 use super::*;
 use crate::model::{Id, Progress};
-use crate::store::{LocalStore, ObjectStore};
+use crate::store::LocalStore;
 
 pub const SECRET: Secret = Secret([3; 32]);
 
