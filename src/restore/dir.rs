@@ -165,6 +165,15 @@ mod tests {
     use rustix::fs::{CWD, mkdirat};
 
     #[test]
+    fn a_symbolic_link_is_no_directory() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc", tmp.path().join("link")).unwrap();
+        let dir = open_dir(CWD, tmp.path().as_os_str().as_encoded_bytes()).unwrap();
+        assert!(open_dir(&dir, b"link").is_err());
+        assert!(live::open_file(&dir, b"link").is_err());
+    }
+
+    #[test]
     fn reopens_only_the_same_inode_and_goes_beyond_path_max() {
         let tmp = tempfile::tempdir().unwrap();
         let handles = Handles::default();

@@ -148,7 +148,7 @@ impl Job<'_> {
             Link::None => 1,
             Link::First { nlink } | Link::To { nlink, .. } => nlink,
         };
-        if stat.nlink != names || (differs.changed && stat.nlink > 1) || !differs.problems.is_empty() {
+        if stat.nlink > names || (differs.changed && stat.nlink > 1) || !differs.problems.is_empty() {
             return Ok(Verdict::Replace);
         }
         if !differs.changed {

@@ -51,6 +51,8 @@ fn a_wrecked_tree_becomes_the_backup_again() {
         rm acls/child; rmdir acls; ln -s /etc acls
         cp -p large l; rm large; (tr '\0-\377' '\1-\377\0' < l) > large; touch -r l large
         touch huge; setfattr -n user.extra -v x xattrs; setfacl -m u:9:r acl; chmod 600 setuid; chown 9 capable
+        chown 9 setuid2; chmod 6755 setuid2; chown 9 capable2
+        setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 capable2
         rm hard1; echo alone > hard1; rm hard2; ln xattrs hard2; printf x | dd of=hollow bs=1 seek=5000000 conv=notrunc status=none
         mkdir -p extra/deep; touch extra/deep/file extra-file; chattr +i extra-file extra
         chattr +i nodump; rm null; mknod null c 1 5; echo more >> append; chattr +a append

@@ -30,7 +30,7 @@ pub fn everything(world: &World) {
         touch $'\xff\xfe\x80 not utf-8' $'new\nline' ' ' "$(head -c 255 /dev/zero | tr '\0' n)"
         touch -d '1901-01-01 00:00:00.5' old; touch -d '2200-01-01 00:00:00.000000001' future
         echo d > nodump; chattr +d nodump; echo A > noatime; chattr +A noatime; mkdir flags; chattr +d flags
-        echo i > immutable; chattr +i immutable; echo a > append; chattr +a append
+        cp -a capable capable2; cp -a setuid setuid2; echo i > immutable; chattr +i immutable; echo a > append; chattr +a append
         mkdir frozen; echo f > frozen/file; chattr +i frozen; chmod 000 plain
         echo l > locked1; ln locked1 locked2; chattr +i locked1
         touch -d '2001-02-03 04:05:06.789' dir dir/empty links/a links acls .
@@ -87,6 +87,7 @@ fn paths_beyond_path_max_and_large_directories() {
 import os
 os.mkdir('many')
 for i in range(20000): open(f'many/file-{i:06}', 'w').close()
+open('zlast', 'w').write('linked'); os.link('zlast', 'many/aaa')
 name = 'd' * 200
 for i in range(60):
     os.mkdir(name); os.chdir(name)
@@ -102,10 +103,14 @@ P
         os.getxattr('bottom','user.deep').decode())";
     let said = Command::new("python3").args(["-c", check]).arg(&restored).output().unwrap();
     let many = std::fs::read_dir(restored.join("many")).unwrap().count();
+    // Batches end between the two names.
+    let inode = |path: &str| restored.join(path).metadata().unwrap().ino();
+    let linked = inode("zlast") == inode("many/aaa");
     sh(world.dir.path(), "rm -rf target source");
     assert_eq!(outcome.error_list, []);
     assert_eq!(String::from_utf8_lossy(&said.stdout), "deep True bottom yes\n");
-    assert_eq!(many, 20000);
+    assert_eq!(many, 20001);
+    assert!(linked, "a hard link across batches was lost");
 }
 
 /// The first lines that differ.
