@@ -133,7 +133,7 @@ impl Service {
             }
             let id = w.next_id::<Backup>()?;
             let units = (!resource.units.is_empty() && resource.unit_action != "none")
-                .then(|| "units are not stopped or frozen by this version; files may change while they are read");
+                .then_some("units are not stopped or frozen by this version; files may change while they are read");
             let row = Backup {
                 id,
                 uuid: Uuid::new_v4(),

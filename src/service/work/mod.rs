@@ -269,13 +269,11 @@ impl Service {
             }
             (Task::Delete, Some(backup), Some(e)) if e.kind == ErrorKind::Cancelled => {
                 // Nothing was removed yet: it stays, and can be seen again.
-                if w.get::<Backup>(backup)?.is_some() {
-                    let row = w.update::<Backup>(backup, |b| {
-                        b.deleting = false;
-                        Ok(())
-                    })?;
-                    events.push(Event::BackupChanged { id: backup, status: row.status.name().into() });
-                }
+                let row = w.update::<Backup>(backup, |b| {
+                    b.deleting = false;
+                    Ok(())
+                })?;
+                events.push(Event::BackupChanged { id: backup, status: row.status.name().into() });
             }
             (Task::Remove { .. }, _, Some(_)) => {
                 if let Some(vault) = row.vault {
