@@ -12,6 +12,7 @@
 //!
 //! Every interface method takes `&self`, so that no call waits for another.
 
+mod address;
 pub mod client;
 pub mod error;
 mod events;
@@ -24,16 +25,16 @@ mod rights;
 mod tests;
 pub mod wire;
 
-use std::fmt;
 use std::future::Future;
-use std::str::FromStr;
 use std::sync::Arc;
 
+use zbus::Connection;
 use zbus::fdo::RequestNameFlags;
-use zbus::{Connection, connection};
 
 use crate::model::{Error, Result};
 use crate::service::Service;
+
+pub use self::address::BusAddress;
 
 /// The name on the bus.
 pub const NAME: &str = "org.strongroom1";
@@ -41,57 +42,6 @@ pub const NAME: &str = "org.strongroom1";
 pub const PATH: &str = "/org/strongroom1";
 /// The interface of the use cases.
 pub const MANAGER: &str = "org.strongroom1.Manager";
-
-/// Which bus.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum BusAddress {
-    /// The system's.
-    #[default]
-    System,
-    /// The user's session's.
-    Session,
-    /// One by its D-Bus address.
-    Address(String),
-}
-
-impl FromStr for BusAddress {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "system" => Ok(Self::System),
-            "session" => Ok(Self::Session),
-            address if address.parse::<zbus::Address>().is_ok() => Ok(Self::Address(address.to_owned())),
-            _ => Err(Error::invalid(format!(
-                "{s:?} is no bus; give system, session or a D-Bus address like unix:path=/run/dbus/system_bus_socket"
-            ))),
-        }
-    }
-}
-
-impl fmt::Display for BusAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::System => f.write_str("the system bus"),
-            Self::Session => f.write_str("the session bus"),
-            Self::Address(address) => write!(f, "the bus at {address}"),
-        }
-    }
-}
-
-impl BusAddress {
-    fn builder(&self) -> connection::Builder<'_> {
-        match self {
-            Self::System => connection::Builder::system(),
-            Self::Session => connection::Builder::session(),
-            Self::Address(address) => connection::Builder::address(address.as_str()),
-        }
-    }
-
-    fn unreachable(&self, error: &zbus::Error) -> Error {
-        Error::failed(format!("cannot reach {self}: {error}"))
-    }
-}
 
 /// Serves the service on a bus until `shutdown` completes.
 ///

@@ -1,5 +1,6 @@
 //! The whole skin over a real service and a real, private dbus-daemon.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -221,19 +222,92 @@ fn errors_carry_their_names() {
     });
 }
 
+/// Whether this test can call as somebody else.
+fn can_call_as_nobody() -> bool {
+    let can = nix::unistd::geteuid().is_root() && Command::new("busctl").arg("--version").output().is_ok();
+    if !can {
+        eprintln!("skipped: takes root and busctl");
+    }
+    can
+}
+
+/// What busctl says when it is run by somebody who is not root; nothing where all went well.
+async fn as_nobody(dir: &Path, arguments: &[&str]) -> String {
+    let socket = dir.join("bus");
+    // The socket must be within reach of the other user.
+    std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let mut busctl = Command::new("busctl");
+    busctl.arg(format!("--address=unix:path={}", socket.display())).args(arguments);
+    std::os::unix::process::CommandExt::uid(&mut busctl, 65534);
+    let output = tokio::task::spawn_blocking(move || busctl.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.success(), said.is_empty(), "{said}");
+    said
+}
+
+/// A polkit that lets everyone read, would ask before a backup, and refuses the rest.
+struct Polkit;
+
+#[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
+impl Polkit {
+    async fn check_authorization(
+        &self,
+        subject: zbus_polkit::policykit1::Subject,
+        action: &str,
+        details: HashMap<String, String>,
+        flags: u32,
+        cancellation: &str,
+    ) -> (bool, bool, HashMap<String, String>) {
+        assert_eq!((subject.kind(), details.len(), cancellation), ("system-bus-name", 0, ""));
+        let asked = flags == 1;
+        match action {
+            "org.strongroom1.read" => (true, false, HashMap::new()),
+            "org.strongroom1.backup" => (asked, !asked, HashMap::new()),
+            _ => (false, false, HashMap::new()),
+        }
+    }
+}
+
+#[test]
+fn others_may_what_polkit_says() {
+    if !can_call_as_nobody() {
+        return;
+    }
+    with_daemon(|client, dir| async move {
+        let address = format!("unix:path={}", dir.join("bus").display());
+        let polkit = zbus::connection::Builder::address(address.as_str())
+            .serve_at("/org/freedesktop/PolicyKit1/Authority", Polkit)
+            .name("org.freedesktop.PolicyKit1");
+        let _polkit = polkit.build().await.unwrap();
+        client.call::<_, u64>("AddResource", &("web", options(&[("paths", source(&dir))]))).await.unwrap();
+        let call = |method: &'static str, rest: &'static [&'static str]| {
+            let dir = dir.clone();
+            async move { as_nobody(&dir, &[&["call", NAME, PATH, MANAGER, method], rest].concat()).await }
+        };
+        assert_eq!(call("ListResources", &["a{sv}", "0"]).await, "");
+        assert!(call("Reload", &["a{sv}", "0"]).await.contains("denied"));
+        assert!(call("DeleteBackup", &["ta{sv}", "1", "0"]).await.contains("denied"));
+        assert_eq!(call("CreateBackup", &["sa{sv}", "web", "0"]).await, "");
+        let silent =
+            ["--allow-interactive-authorization=no", "call", NAME, PATH, MANAGER, "CreateBackup", "sa{sv}", "web", "0"];
+        // busctl has its own words for InteractiveAuthorizationRequired.
+        let said = as_nobody(&dir, &silent).await;
+        assert!(!said.is_empty() && !said.contains("Access denied"), "polkit would have to ask: {said}");
+        // Taking protection away is as good as deleting.
+        assert_eq!(call("UpdateBackup", &["ta{sv}", "1", "1", "description", "s", "x"]).await, "");
+        assert!(call("UpdateBackup", &["ta{sv}", "1", "1", "protected", "b", "false"]).await.contains("denied"));
+    });
+}
+
 #[test]
 fn others_are_denied_where_there_is_no_polkit() {
-    if !nix::unistd::geteuid().is_root() || Command::new("busctl").arg("--version").output().is_err() {
-        eprintln!("skipped: takes root and busctl");
+    if !can_call_as_nobody() {
         return;
     }
     with_daemon(|client, dir| async move {
         let added = (&"web", options(&[("paths", source(&dir))]));
         let resource: u64 = client.call("AddResource", &added).await.unwrap();
-        let socket = dir.join("bus");
-        // The directory of the socket must be passable for the other user.
-        std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        std::fs::set_permissions(&socket, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let object = format!("{PATH}/resource/{resource}");
         let calls: [&[&str]; 4] = [
             &["call", NAME, PATH, MANAGER, "ListResources", "a{sv}", "0"],
@@ -242,22 +316,8 @@ fn others_are_denied_where_there_is_no_polkit() {
             &["get-property", NAME, &object, "org.strongroom1.Resource", "Info"],
         ];
         for call in calls {
-            let mut busctl = Command::new("busctl");
-            busctl.arg(format!("--address=unix:path={}", socket.display())).args(call);
-            std::os::unix::process::CommandExt::uid(&mut busctl, 65534);
-            let output = tokio::task::spawn_blocking(move || busctl.output().unwrap()).await.unwrap();
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(!output.status.success() && said.contains("denied"), "{call:?}: {said}");
+            let said = as_nobody(&dir, call).await;
+            assert!(said.contains("denied"), "{call:?}: {said}");
         }
     });
-}
-
-#[test]
-fn buses_are_told_apart() {
-    assert_eq!("system".parse::<BusAddress>().unwrap(), BusAddress::System);
-    assert_eq!("session".parse::<BusAddress>().unwrap(), BusAddress::Session);
-    let address = "unix:path=/tmp/bus";
-    assert_eq!(address.parse::<BusAddress>().unwrap(), BusAddress::Address(address.to_owned()));
-    assert!("".parse::<BusAddress>().is_err());
-    assert!("systen".parse::<BusAddress>().unwrap_err().message.contains("no bus"));
 }

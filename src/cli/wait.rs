@@ -205,7 +205,8 @@ impl View {
             bar.set_message(if state == "pending" { "waiting".to_owned() } else { describe(job) });
         } else if self.lines {
             let (last, at) = &self.told;
-            let due = at.elapsed() >= if *last == state { LINE } else { QUICK };
+            let told = *last == state;
+            let due = at.elapsed() >= if told { LINE } else { QUICK } && !(told && state == "pending");
             if due {
                 let id = output::text(job, "id");
                 let kind = output::text(job, "kind");
