@@ -121,7 +121,10 @@ fn imports_point_upwards_only() {
     for (path, text) in sources() {
         let here = room(&path);
         let Some(own) = floor(&here) else {
-            wrong.push(format!("{}: {here} has no floor; give it one in this test and in ARCHITECTURE.md", path.display()));
+            wrong.push(format!(
+                "{}: {here} has no floor; give it one in this test and in ARCHITECTURE.md",
+                path.display()
+            ));
             continue;
         };
         for other in used(&text) {
@@ -165,6 +168,7 @@ fn unsafe_code_stands_only_where_the_reason_stands() {
 
 #[test]
 fn no_file_is_too_long_to_be_read() {
-    let long: Vec<_> = sources().iter().filter(|(_, text)| text.lines().count() > LINES).map(|(p, _)| p.clone()).collect();
+    let long: Vec<_> =
+        sources().iter().filter(|(_, text)| text.lines().count() > LINES).map(|(p, _)| p.clone()).collect();
     assert!(long.is_empty(), "more than {LINES} lines: {long:?}");
 }

@@ -21,7 +21,8 @@ fn share(daemon: &Daemon, resource: &str, first: u64) -> f64 {
 
 /// A copy of what this machine has of real files, bounded, with its times and links.
 fn real_files(to: &Path) -> u64 {
-    let list = "find /usr/share /usr/include /usr/lib/python3 /usr/bin -xdev -type f -size -4M 2>/dev/null | LC_ALL=C sort";
+    let list =
+        "find /usr/share /usr/include /usr/lib/python3 /usr/bin -xdev -type f -size -4M 2>/dev/null | LC_ALL=C sort";
     sh(
         to,
         &format!(

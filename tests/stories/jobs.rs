@@ -179,12 +179,11 @@ fn the_interface_reads_as_documentation() {
     let daemon = Daemon::start();
     let xml = sh(
         daemon.dir(),
-        &format!(
-            "busctl --address={} introspect --xml-interface org.strongroom1 /org/strongroom1",
-            daemon.address()
-        ),
+        &format!("busctl --address={} introspect --xml-interface org.strongroom1 /org/strongroom1", daemon.address()),
     );
-    for method in ["AddResource", "CreateBackup", "ListBackups", "RestoreBackup", "ExportBackup", "VerifyVault", "CancelJob"] {
+    for method in
+        ["AddResource", "CreateBackup", "ListBackups", "RestoreBackup", "ExportBackup", "VerifyVault", "CancelJob"]
+    {
         assert!(xml.contains(&format!("method name=\"{method}\"")), "{method}: {xml}");
     }
     for (line, text) in xml.lines().filter(|l| l.contains("<arg ")).zip(1..) {

@@ -131,7 +131,7 @@ const ROWS: &[Row] = &[
     ),
     row(
         "names_that_are_not_text",
-        "touch $'\\xff\\xfe\\x80' $'new\\nline' ' ' '*' $'\\e[31m' '-rf' $'caf\\xc3\\xa9' $'cafe\\xcc\\x81' 'a\\b' '\"'",
+        "touch -- $'\\xff\\xfe\\x80' $'new\\nline' ' ' '*' $'\\e[31m' '-rf' $'caf\\xc3\\xa9' $'cafe\\xcc\\x81' 'a\\b' '\"'",
         "find . -mindepth 1 -printf '%f\\0' | LC_ALL=C sort -z | od -An -c",
         "377",
     ),
@@ -149,9 +149,19 @@ const ROWS: &[Row] = &[
          find . -name bottom -execdir cat {} \\;",
         "deep",
     ),
-    row("empty_directories", "mkdir -p a/b/c d; chmod 700 d; touch -d 2001-01-01 a/b/c d", "find . -printf '%y %m %P\\n' | sort", "d 755 a/b/c"),
+    row(
+        "empty_directories",
+        "mkdir -p a/b/c d; chmod 700 d; touch -d 2001-01-01 a/b/c d",
+        "find . -printf '%y %m %P\\n' | sort",
+        "d 755 a/b/c",
+    ),
     row("empty_files", ": > a; : > b; touch -d 2002-02-02 a", "stat -c '%s %n' a b", "0 a"),
-    row("contents", "head -c 5000000 /dev/urandom > big; seq 100 > small; printf x > one", "sha256sum big small one", "big"),
+    row(
+        "contents",
+        "head -c 5000000 /dev/urandom > big; seq 100 > small; printf x > one",
+        "sha256sum big small one",
+        "big",
+    ),
 ];
 
 /// Runs the rows with one backup: source and target beneath `place`.
@@ -252,7 +262,10 @@ fn a_directory_of_100_000_entries() {
     let _heavy = heavy();
     let daemon = Daemon::start();
     let source = daemon.source();
-    sh(&source, "mkdir many; cd many; seq -f 'entry-%06.0f' 100000 | xargs touch -d @1234567890; echo last > entry-100000");
+    sh(
+        &source,
+        "mkdir many; cd many; seq -f 'entry-%06.0f' 100000 | xargs touch -d @1234567890; echo last > entry-100000",
+    );
     daemon.add("many", &source);
     let id = daemon.back_up("many")["id"].as_u64().unwrap();
     let below = source.strip_prefix("/").unwrap();

@@ -116,7 +116,9 @@ fn backups_come_and_go_without_another_mount() {
 fn the_mount_cannot_be_written() {
     needs_root!("the_mount_cannot_be_written");
     let (daemon, large) = with_large_file();
-    for attempt in ["echo x > large", "rm small", "touch new", "mkdir dir", "chmod 777 small", "mv small other", "ln small hard"] {
+    for attempt in
+        ["echo x > large", "rm small", "touch new", "mkdir dir", "chmod 777 small", "mv small other", "ln small hard"]
+    {
         let said = sh_fails(large.parent().unwrap(), attempt);
         assert!(said.contains("Read-only"), "{attempt}: {said}");
     }

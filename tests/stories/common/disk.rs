@@ -52,7 +52,8 @@ pub fn clear(dir: &Path) {
     let mut beneath: Vec<_> = mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(Path::new).collect();
     beneath.retain(|mount| mount.starts_with(dir));
     for mount in beneath.iter().rev() {
-        let _ = std::process::Command::new("fsfreeze").arg("-u").arg(mount).stderr(std::process::Stdio::null()).status();
+        let _ =
+            std::process::Command::new("fsfreeze").arg("-u").arg(mount).stderr(std::process::Stdio::null()).status();
         let _ = nix::mount::umount2(*mount, nix::mount::MntFlags::MNT_DETACH);
     }
 }
