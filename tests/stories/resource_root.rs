@@ -20,7 +20,7 @@ fn pseudo_file_systems_are_left_out() {
     sh(&source, "echo kept > kept");
     let _proc = Disk::mounted("-t proc proc", &source.join("proc"));
     let _sys = Disk::mounted("-t sysfs sysfs", &source.join("sys"));
-    let _dev = Disk::mounted("--rbind /dev", &source.join("dev"));
+    let _dev = Disk::mounted("-t devtmpfs devtmpfs", &source.join("dev"));
     daemon.add("tree", &source);
     let backup = daemon.back_up("tree");
     assert_eq!(backup["errors"], 0, "{backup}");
