@@ -15,7 +15,8 @@ const FLOORS: &[&[&str]] = &[
     &["service"],
     &["bus"],
     &["cli"],
-    &["daemon", "bin", "lib"],
+    &["daemon"],
+    &["bin", "lib"],
 ];
 
 /// The command is a client of the bus: these it may use and no others.
@@ -131,7 +132,9 @@ fn imports_point_upwards_only() {
             let Some(theirs) = floor(&other) else { continue };
             let door = DOORS.iter().any(|(from, to, _)| *from == here && *to == other);
             let allowed = if here == "cli" { OF_THE_COMMAND.contains(&other.as_str()) } else { theirs < own };
-            if other != here && !allowed && !door {
+            // A room's tests may call on its neighbours to make what they look at.
+            let test = theirs == own && path.iter().any(|part| part == "tests" || part == "tests.rs");
+            if other != here && !allowed && !door && !test {
                 wrong.push(format!(
                     "{}: {here} uses {other}, which is not beneath it; move what is needed down, or let {here} declare a trait that {other} implements",
                     path.display()

@@ -172,7 +172,7 @@ fn a_private_run_needs_nothing_but_a_directory() {
     // Nothing of it is left running or mounted.
     assert_eq!(sh(dir.path(), "grep -c $PWD /proc/self/mountinfo || true").trim(), "0");
     assert_eq!(
-        sh(dir.path(), "grep -lz -- \"$PWD/room\" /proc/[0-9]*/cmdline 2>/dev/null | wc -l || true").trim(),
+        sh(dir.path(), "grep -lz -- \"$PWD/[r]oom\" /proc/[0-9]*/cmdline 2>/dev/null | wc -l || true").trim(),
         "0"
     );
 }

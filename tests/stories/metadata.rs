@@ -110,7 +110,7 @@ const ROWS: &[Row] = &[
     ),
     row(
         "devices",
-        "mknod null c 1 3; chmod 640 null; chown 3:4 null; mknod disk b 7 200; mknod big c 4000 1000000",
+        "mknod null c 1 3; chmod 640 null; chown 3:4 null; mknod disk b 7 200; mknod big c 4000 200000",
         "stat -c '%F %t:%T %a %u:%g %n' null disk big",
         "block special file 7:c8",
     ),
@@ -145,7 +145,7 @@ const ROWS: &[Row] = &[
         "paths_beyond_path_max",
         "perl -e '$n = \"d\" x 200; for (1 .. 40) { mkdir $n or die; chdir $n or die } open F, \">bottom\"; print F \"deep\"; close F; \
          link \"bottom\", \"twin\" or die; symlink \"bottom\", \"link\"'; cd $OLDPWD 2>/dev/null || true",
-        "find . -printf '%y %m %l %n' -name bottom -printf ' %s' -printf ' %d\\n' | LC_ALL=C sort; \
+        "find . -type d -printf '%y %m\\n' -o -printf '%y %m %l %n %s %d\\n' | LC_ALL=C sort; \
          find . -name bottom -execdir cat {} \\;",
         "deep",
     ),

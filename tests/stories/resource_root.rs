@@ -97,7 +97,7 @@ fn excludes_are_those_of_gitignore() {
         "mkdir -p a/build build deep/a/b logs; touch x.o a/y.o keep.o a/build/f build/f deep/a/b/tmp deep/tmp logs/1.log logs/2.txt plain",
     );
     let path = source.display().to_string();
-    let patterns = ["*.o", "!keep.o", "build/", &format!("{path}/deep/tmp"), "logs/*.log"];
+    let patterns = ["*.o", "!keep.o", "build/", &format!("{path}/deep/tmp"), "**/logs/*.log"];
     let mut words = vec!["sa{sv}", "tree", "2", "paths", "as", "1", &path, "exclude", "as", "5"];
     words.extend(patterns);
     daemon.call_with("AddResource", &words).unwrap();

@@ -14,7 +14,8 @@ impl Disk {
     pub fn new(kind: &str, megabytes: u32, path: &Path) -> Self {
         let shown = path.display();
         sh(Path::new("/"), &format!("mkdir -p {shown}; truncate -s {megabytes}M {shown}.img"));
-        let quiet = if kind == "ext4" { "-qF" } else { "-qf" };
+        // Small blocks would have no room for large attributes.
+        let quiet = if kind == "ext4" { "-qF -b 4096" } else { "-qf" };
         sh(Path::new("/"), &format!("mkfs.{kind} {quiet} {shown}.img 2>&1; mount -o loop {shown}.img {shown}"));
         sh(path, "rm -rf lost+found");
         Self { path: path.to_owned() }
