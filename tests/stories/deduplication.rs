@@ -26,7 +26,7 @@ fn real_files(to: &Path) -> u64 {
     sh(
         to,
         &format!(
-            "({list} || true) | awk 'NR % 3 == 1 && n++ < 12000' | tar -cf - --no-recursion -T - 2>/dev/null | tar -xf - ; find . -type f | wc -l"
+            "({list} || true) | awk 'NR % 4 == 1 && n++ < 7000' | tar -cf - --no-recursion -T - 2>/dev/null | tar -xf - ; find . -type f | wc -l"
         ),
     );
     du(to)

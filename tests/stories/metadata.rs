@@ -110,7 +110,7 @@ const ROWS: &[Row] = &[
     ),
     row(
         "devices",
-        "mknod null c 1 3; chmod 640 null; chown 3:4 null; mknod disk b 7 200; mknod big c 4000 200000",
+        "mknod null c 1 3; chmod 640 null; chown 3:4 null; mknod disk b 7 200; mknod big c 400 200000",
         "stat -c '%F %t:%T %a %u:%g %n' null disk big",
         "block special file 7:c8",
     ),
