@@ -123,13 +123,13 @@ impl BrowseClient {
         let mut state = self.0.state();
         state.stopped = true;
         let Some(mut line) = state.line.take() else { return Ok(()) };
-        let stopped = line.send(&Request::Stop).and_then(|()| line.receive::<Response>().map(|_| ()));
+        exchange(&mut line, &Request::Stop)?;
         // The end of the connection is the end of the process.
         let _ = line.receive::<Response>();
         if let Some(mut child) = state.child.take() {
             let _ = child.wait();
         }
-        stopped
+        Ok(())
     }
 
     /// The browse process, while there is one.

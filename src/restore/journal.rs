@@ -22,13 +22,15 @@ const FIRST_LINE: &str = "strongroom restore journal 1";
 pub struct Journal {
     path: PathBuf,
     head: String,
+    durable: bool,
 }
 
 impl Journal {
-    /// A journal at `path` for temporary names that start with `prefix`, beneath `root`.
-    pub fn new(path: &Path, root: &Path, prefix: &str) -> Self {
+    /// A journal at `path` for temporary names that start with `prefix`, beneath `root`. One that
+    /// is not durable survives a crash of the process alone: enough where nothing is replaced.
+    pub fn new(path: &Path, root: &Path, prefix: &str, durable: bool) -> Self {
         let head = format!("{FIRST_LINE}\n{prefix}\n{}\n", hex(root.as_os_str().as_bytes()));
-        Self { path: path.to_path_buf(), head }
+        Self { path: path.to_path_buf(), head, durable }
     }
 
     /// Says that temporary names may now be in these directories (absolute paths in the backup),
@@ -42,7 +44,10 @@ impl Journal {
         }
         let beside = self.path.with_extension("new");
         let mut file = fs::File::create(&beside).at(what)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).at(what)?;
+        file.write_all(text.as_bytes()).at(what)?;
+        if self.durable {
+            file.sync_data().at(what)?;
+        }
         fs::rename(&beside, &self.path).at(what)
     }
 

@@ -111,7 +111,7 @@ pub fn run(
     let totals = job.selection.totals(vault, &root)?;
     progress.expect(totals.entries, totals.bytes);
     let journal = request.journal.as_deref().filter(|_| !request.dry_run);
-    let journal = journal.map(|path| Journal::new(path, root_path, &job.prefix));
+    let journal = journal.map(|path| Journal::new(path, root_path, &job.prefix, request.target.is_none()));
     let result = walk::walk(&job, root, journal.as_ref()).and_then(|()| job.settle());
     if let Some(journal) = journal {
         journal.close()?;

@@ -31,6 +31,9 @@ struct Level {
     source: (Id, Selection),
     pass: Pass,
     complete: Complete,
+    /// Whether what is beneath belongs to the resource's own file system, as far as removal goes:
+    /// what is mounted beneath may not have been when the backup was made.
+    own: bool,
     /// Names the backup holds, where others are to be removed.
     kept: Option<Vec<Vec<u8>>>,
 }
@@ -43,11 +46,20 @@ enum Pass {
     Directories,
 }
 
+/// What was found of a directory on the live system.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    /// Flags that were taken from it so that it could be changed.
+    locks: u32,
+    /// Whether something is mounted there.
+    mounted: bool,
+}
+
 /// Restores everything beneath the root entry.
 pub fn walk(job: &Job<'_>, root: Entry, journal: Option<&Journal>) -> Result<()> {
     let mut walk = Walk { job, journal, levels: Vec::new(), batch: Batch::default() };
     let root_dir = job.root.clone();
-    walk.descend(root_dir, root, job.selection.clone(), 0)?;
+    walk.descend(root_dir, root, job.selection.clone(), Found::default())?;
     let result = walk.run();
     if result.is_err() {
         let open = walk.levels.iter().map(|level| &level.complete);
@@ -131,7 +143,7 @@ impl Walk<'_> {
         let Kind::Directory { origin, .. } = entry.kind else { return Ok(()) };
         let job = self.job;
         if !parent.exists() {
-            return self.descend(parent.imagined(&entry.name), entry, selection, 0);
+            return self.descend(parent.imagined(&entry.name), entry, selection, Found::default());
         }
         let above = job.handle(parent)?;
         let found = live::find(&*above, &entry.name).at(|| "cannot look at what is there")?;
@@ -148,7 +160,7 @@ impl Walk<'_> {
                 0
             };
             let dir = parent.child(&entry.name, handle, false, &job.handles).at(|| "cannot look at the directory")?;
-            return self.descend(dir, entry, selection, locks);
+            return self.descend(dir, entry, selection, Found { locks, mounted: found.mount_root });
         }
         if let Some(found) = found {
             if origin == Origin::Ancestor || selection != Selection::All {
@@ -161,11 +173,11 @@ impl Walk<'_> {
                 return self.pass_over(&entry);
             }
             if job.request.dry_run {
-                return self.descend(parent.imagined(&entry.name), entry, selection, 0);
+                return self.descend(parent.imagined(&entry.name), entry, selection, Found::default());
             }
             live::remove(&*above, &entry.name, false).at(|| "cannot replace what is there")?;
         } else if job.request.dry_run {
-            return self.descend(parent.imagined(&entry.name), entry, selection, 0);
+            return self.descend(parent.imagined(&entry.name), entry, selection, Found::default());
         }
         mkdirat(&*above, entry.name.as_slice(), Mode::RWXU).at(|| "cannot make the directory")?;
         let handle = open_dir(&*above, &entry.name).at(|| "cannot open the directory")?;
@@ -174,7 +186,7 @@ impl Walk<'_> {
             return Err(Error::failed("somebody exchanged the directory while it was made"));
         }
         let dir = parent.child(&entry.name, handle, true, &job.handles).at(|| "cannot look at the directory")?;
-        self.descend(dir, entry, selection, 0)
+        self.descend(dir, entry, selection, Found::default())
     }
 
     /// Leaves a whole subtree alone.
@@ -185,11 +197,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn descend(&mut self, dir: Arc<Dir>, entry: Entry, selection: Selection, locks: u32) -> Result<()> {
+    fn descend(&mut self, dir: Arc<Dir>, entry: Entry, selection: Selection, found: Found) -> Result<()> {
         let Kind::Directory { node, origin, .. } = entry.kind else {
             return Err(Error::damaged("the root of the backup is not a directory"));
         };
-        let job = self.job;
+        let (job, locks) = (self.job, found.locks);
         let mine = origin == Origin::Read && selection == Selection::All && !job.skips();
         let scope = match origin {
             Origin::Ancestor => Scope::Ancestor,
@@ -207,7 +219,9 @@ impl Walk<'_> {
             changed = (locks != 0 && want.flags & live::LOCKS.bits() != locks)
                 || meta::bring(Handle::Open(handle.as_fd()), want, others, true).changed;
         }
-        let sweeps = job.request.delete && mine && dir.exists() && !dir.made;
+        let above = self.levels.last();
+        let own = above.is_none_or(|above| above.own && !(found.mounted && above.pass != Pass::Everything));
+        let sweeps = job.request.delete && mine && own && dir.exists() && !dir.made;
         let kept = sweeps.then(Vec::new);
         let pass = if origin == Origin::Ancestor { Pass::Everything } else { Pass::Others };
         let source = (node, selection);
@@ -218,6 +232,7 @@ impl Walk<'_> {
             again: false,
             pass,
             complete: Complete { dir, meta, changed, locks },
+            own,
             kept,
         });
         Ok(())

@@ -20,6 +20,8 @@ pub mod prune;
 pub mod records;
 pub mod seal;
 pub mod slots;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 mod trees;
 pub mod writer;

@@ -4,6 +4,12 @@ use std::os::unix::fs::MetadataExt;
 
 use super::metadata::{diff, everything, thaw};
 use super::*;
+use crate::model::Id;
+use crate::vault::Compression;
+use crate::vault::VaultWriter;
+use crate::vault::seal::Class;
+use crate::vault::tree::node::{encode_leaf, encode_root};
+use crate::vault::tree::{Entry, Kind, Link, Metadata};
 
 #[test]
 fn what_is_as_in_the_backup_is_left_alone() {
@@ -96,19 +102,26 @@ fn deletes_only_what_the_backup_would_have_held() {
     let outcome = outcome.unwrap();
     assert_eq!(
         left,
-        "./a.cache\n./build/CACHEDIR.TAG\n./build/object\n./keep/k\n./new/left/x/file\n./new2/mounted/file\n\
-         ./new3/own2/mine\n./own/mine\n./sub/s\n"
-            .replace("./new/left", "./new/left")
+        "./a.cache\n./build/CACHEDIR.TAG\n./build/object\n./keep/k\n./mnt/file\n./new/left/x/file\n\
+         ./new2/mounted/file\n./new3/own2/mine\n./own/mine\n./sub/s\n"
     );
     assert_eq!(outcome.error_list, []);
-    // important.cache, new/gone, new/gone/file, sub/x, and the file in mnt, which was part of the source.
-    assert_eq!(outcome.removed, 5);
+    // important.cache, new/gone, new/gone/file, sub/x
+    assert_eq!(outcome.removed, 4);
 }
 
 #[test]
 fn what_could_not_be_read_is_not_removed() {
     let world = World::new();
     sh(&world.source(), "echo a > a; mkdir d");
+    let mut manifest = world.backup();
+    manifest.root = with_unread(&world, &manifest.root);
+    manifest.totals.entries += 1;
+    sh(&world.source(), "echo precious > unread; echo extra > extra; rm a");
+    let outcome = world.restore(&manifest, in_place()).unwrap();
+    assert_eq!(sh(&world.source(), "cat a unread; ls"), "a\nprecious\na\nd\nunread\n");
+    assert_eq!((outcome.removed, outcome.errors, outcome.error_list[0].code.as_str()), (1, 1, "unreadable"));
+
     let mut manifest = world.backup();
     manifest.partial = true;
     let error = world.restore(&manifest, in_place()).unwrap_err();
@@ -171,4 +184,33 @@ fn a_hard_link_to_someone_elses_file_gains_nothing() {
     world.restore(&manifest, in_place()).unwrap();
     assert_eq!((other.metadata().unwrap().uid(), other.metadata().unwrap().mode() & 0o777), (0, 0o600));
     assert_eq!(world.at("file").metadata().unwrap().uid(), 1000);
+}
+
+/// The same backup with a name in the source that could not be read.
+fn with_unread(world: &World, root: &Id) -> Id {
+    let writer = VaultWriter::start(&world.vault, Compression::default()).unwrap();
+    let mut lane = writer.lane(Class::TreePack).unwrap();
+    let mut chain = vec![world.vault.root_entry(root).unwrap()];
+    let source = world.source();
+    for name in source.components().skip(1) {
+        let Kind::Directory { node, .. } = chain.last().unwrap().kind else { panic!() };
+        chain.push(world.vault.entry(&node, name.as_os_str().as_encoded_bytes()).unwrap().unwrap());
+    }
+    let unread = Entry { name: b"unread".to_vec(), meta: Metadata::default(), link: Link::None, kind: Kind::Unread };
+    let mut changed = unread;
+    for mut dir in chain.into_iter().rev() {
+        let Kind::Directory { node, totals, .. } = &mut dir.kind else { panic!() };
+        let mut entries = world.vault.entries(node).unwrap();
+        entries.retain(|entry| entry.name != changed.name);
+        entries.push(changed);
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        *node = lane.put(&encode_leaf(entries.iter())).unwrap();
+        totals.entries += 1;
+        changed = dir;
+    }
+    let root = lane.put(&encode_root(&changed)).unwrap();
+    lane.flush().unwrap();
+    drop(lane);
+    writer.finish().unwrap();
+    root
 }

@@ -65,7 +65,7 @@ fn everything_comes_back() {
 }
 
 #[test]
-fn everything_comes_back_by_acls_alone_where_a_default_acl_interferes() {
+fn a_default_acl_does_not_interfere() {
     let world = World::new();
     sh(&world.source(), "echo plain > plain; chmod 640 plain; mkdir dir; echo p > dir/p");
     let manifest = world.backup();

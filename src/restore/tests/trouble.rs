@@ -142,7 +142,7 @@ fn leftovers_of_a_crash_are_removed() {
     sh(&world.source(), "mkdir -p d/e; touch d/e/.strongroom-0123456789abcdef-7 d/e/.strongroom-other-1 d/e/file");
     let journal = world.dir.path().join("journal");
     let root = world.source();
-    let journal_of = super::super::journal::Journal::new(&journal, &root, ".strongroom-0123456789abcdef-");
+    let journal_of = super::super::journal::Journal::new(&journal, &root, ".strongroom-0123456789abcdef-", true);
     journal_of.announce([b"/d/e".to_vec(), b"/gone".to_vec()].iter()).unwrap();
     sh(&root, "ln -s / gone");
     recover(&journal).unwrap();

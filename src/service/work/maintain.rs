@@ -36,6 +36,7 @@ impl Service {
             let (vault, open) = self.vault_of_job(job)?;
             // The last moment to change one's mind.
             progress.check()?;
+            self.hide(id);
             open.vault.delete_manifest(&manifest)?;
             // Of several deletions in a row the last one gives back the space of all.
             let more = self.catalog.read(|r| {

@@ -1,6 +1,6 @@
 //! What each kind of job does, and how its end is written down.
 
-mod backup;
+mod backups;
 mod export;
 mod maintain;
 mod remove;
@@ -19,11 +19,11 @@ use super::open::OpenVault;
 use super::recover::stopped;
 use super::{Event, Service, locked};
 use crate::archive::PathError;
-use crate::catalog::{Backup, Job, Resource, State, Tables, Task, VaultRow, Writer, job};
+use crate::catalog::{Backup, Job, Resource, State, Tables, Task, VaultRow, Writer, backup, job};
 use crate::jobs::{Live, Work};
 use crate::model::{Error, ErrorKind, Progress, Result};
 
-pub(super) use backup::{fill, note_success};
+pub(super) use backups::{fill, note_success};
 pub(super) use export::temporary;
 
 /// Finished jobs that stay listed.
@@ -50,6 +50,16 @@ pub struct Report {
     events: Vec<Event>,
     /// The vault that should hold a fresh copy of the configuration.
     export: Option<Arc<OpenVault>>,
+}
+
+/// How a job ended, as it was written down.
+struct End {
+    state: State,
+    kind: &'static str,
+    message: String,
+    events: Vec<Event>,
+    /// Whether backups that were taken out of the mount are there after all.
+    reshow: bool,
 }
 
 impl Report {
@@ -177,20 +187,27 @@ impl Service {
             self.write_end(w, id, error.clone(), std::mem::take(&mut report.result), live)
         });
         drop(order);
-        let (state, message, mut events) = match written {
+        let mut end = match written {
             Ok(end) => end,
             Err(e) => {
                 // The next start finds the job open and ends it by what it finds.
                 tracing::error!("the end of job {id} could not be written down: {e}");
-                (State::Failed, e.message, Vec::new())
+                End { state: State::Failed, kind: "", message: e.message, events: Vec::new(), reshow: false }
             }
         };
-        events.append(&mut report.events);
+        end.events.append(&mut report.events);
+        match end.state {
+            State::Failed => tracing::warn!("job {id} ({}) failed: {}", end.kind, end.message),
+            state => tracing::info!("job {id} ({}) {}", end.kind, state.name()),
+        }
+        if end.reshow {
+            self.show_all();
+        }
         self.emit(Event::JobChanged { id });
-        for event in events {
+        for event in end.events {
             self.emit(event);
         }
-        self.emit(Event::JobRemoved { id, result: state.name().into(), error: message });
+        self.emit(Event::JobRemoved { id, result: end.state.name().into(), error: end.message });
         if let Some(open) = report.export {
             self.save_configuration(&open);
         }
@@ -204,7 +221,7 @@ impl Service {
         error: Option<Error>,
         result: Json<String, JsonValue>,
         live: Option<&Live>,
-    ) -> Result<(State, String, Vec<Event>)> {
+    ) -> Result<End> {
         let mut row = w.need::<Job>(id)?;
         let state = match &error {
             None => State::Completed,
@@ -266,11 +283,17 @@ impl Service {
                         v.removing = false;
                         Ok(())
                     })?;
+                    // What is left of its backups is there again; a check tells what is whole.
+                    for mut row in w.rows_at::<Backup>(backup::BY_VAULT, vault)? {
+                        row.deleting = false;
+                        w.put(&row)?;
+                    }
                 }
             }
             _ => {}
         }
-        Ok((state, row.error.unwrap_or_default(), events))
+        let reshow = error.is_some() && matches!(row.task, Task::Delete | Task::Remove { .. });
+        Ok(End { state, kind: row.task.kind(), message: row.error.unwrap_or_default(), events, reshow })
     }
 
     fn drop_old_jobs(&self) {

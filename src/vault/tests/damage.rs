@@ -1,0 +1,97 @@
+//! Whatever happens to an object, it is noticed, and nothing wrong is ever read.
+
+use super::*;
+use crate::model::ErrorKind;
+
+fn files() -> Vec<(String, Vec<u8>)> {
+    (0..12).map(|i| (format!("file{i:02}"), noise(i, 500 + 40_000 * (i as usize % 3)))).collect()
+}
+
+/// Opens the vault anew (nothing decoded is cached), and verifies it and reads all of a backup:
+/// either it says what is wrong or everything is right.
+fn judge(dir: &Path, id: &Id, what: &str) {
+    let vault = vault(dir);
+    let report = verify(&vault, &[], true, &Progress::default());
+    let noticed = report.is_err() || report.is_ok_and(|r| r.problem_count > 0);
+    assert!(noticed, "{what} was not noticed");
+    let Ok(manifest) = vault.manifest(id) else { return };
+    let Ok(entries) = vault.entries(&manifest.root) else { return };
+    for (entry, (name, bytes)) in entries.iter().zip(files()) {
+        assert_eq!(entry.name, name.as_bytes(), "{what}");
+        let Kind::File { size, content, .. } = &entry.kind else { panic!("{what}: not a file") };
+        for part in vault.parts(content, *size).unwrap() {
+            match vault.read_blob(&part.id) {
+                Ok(blob) => assert_eq!(*blob, *bytes, "{what}: wrong bytes"),
+                Err(e) => assert_eq!(e.kind, ErrorKind::Damaged, "{what}: {e}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn every_damage_to_packs_and_manifests_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = back_up(&vault(dir.path()), &files());
+    let objects = vault(dir.path()).store().list("packs/").unwrap();
+    let objects = objects.into_iter().chain(vault(dir.path()).store().list("backups/").unwrap());
+    for object in objects {
+        let path = dir.path().join("vault").join(&object.key);
+        let good = std::fs::read(&path).unwrap();
+        // Every byte of header and footer, and some of all others.
+        let stride = (good.len() / 40).max(1);
+        let places = (0..60).chain((60..good.len()).step_by(stride)).chain(good.len() - 30..good.len());
+        for at in places.filter(|at| *at < good.len()) {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &bad).unwrap();
+            judge(dir.path(), &id, &format!("byte {at} of {}", object.key));
+        }
+        for len in [0, 1, 55, good.len() / 2, good.len() - 1] {
+            std::fs::write(&path, &good[..len]).unwrap();
+            judge(dir.path(), &id, &format!("{} cut to {len}", object.key));
+        }
+        std::fs::write(&path, &good).unwrap();
+    }
+    assert!(clean(&vault(dir.path())));
+}
+
+#[test]
+fn missing_and_swapped_objects_are_noticed_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = back_up(&vault(dir.path()), &files());
+    let packs = vault(dir.path()).store().list("packs/").unwrap();
+    let [a, b] = [0, 1].map(|i| dir.path().join("vault").join(&packs[i].key));
+    let (first, second) = (std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap());
+    std::fs::write(&a, &second).unwrap();
+    std::fs::write(&b, &first).unwrap();
+    judge(dir.path(), &id, "swapped packs");
+    std::fs::remove_file(&a).unwrap();
+    std::fs::write(&b, &second).unwrap();
+    judge(dir.path(), &id, "a missing pack");
+    let report = verify(&vault(dir.path()), &[id], false, &Progress::default()).unwrap();
+    assert_eq!(report.damaged_backups, [id]);
+    std::fs::write(&a, &first).unwrap();
+    assert!(clean(&vault(dir.path())));
+}
+
+#[test]
+fn an_object_of_another_vault_is_refused() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let id = back_up(&vault(dir.path()), &files());
+    back_up(&vault(other.path()), &files());
+    let foreign = vault(other.path()).store().list("backups/").unwrap()[0].key.clone();
+    std::fs::copy(other.path().join("vault").join(&foreign), dir.path().join("vault").join(&foreign)).unwrap();
+    let report = verify(&vault(dir.path()), &[], false, &Progress::default()).unwrap();
+    assert_eq!(report.problem_count, 1, "{:?}", report.problems);
+    assert!(report.problems[0].object.contains(&foreign) && !report.damaged_backups.contains(&id));
+}
+
+#[test]
+fn an_encrypted_vault_does_not_pass_for_a_plain_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let config = VaultConfig { encrypted: false, ..read_config(&**vault.store()).unwrap() };
+    config::write_config(&**vault.store(), &config).unwrap();
+    let opened = Vault::open(vault.store().clone(), Some(MasterKey([0; 32])), dir.path(), 0);
+    assert_eq!(opened.unwrap_err().kind, ErrorKind::Damaged);
+}
