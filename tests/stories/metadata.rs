@@ -220,6 +220,9 @@ macro_rules! rows {
         fn every_row_has_its_test() {
             let told = [$(stringify!($name)),*];
             assert_eq!(ROWS.iter().map(|row| row.name).collect::<Vec<_>>(), told);
+            let table = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metadata.md")).unwrap();
+            let missing: Vec<_> = told.iter().filter(|name| !table.contains(&format!("`{name}`"))).collect();
+            assert!(missing.is_empty(), "docs/metadata.md says nothing of {missing:?}");
         }
     };
 }
