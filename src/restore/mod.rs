@@ -73,7 +73,7 @@ pub struct RestoreRequest {
     pub dry_run: bool,
     /// Strongroom's own directories: never written, never removed.
     pub never: Vec<PathBuf>,
-    /// Where an in-place restore keeps its journal.
+    /// Where the restore keeps its journal; without one a crash leaves temporary names.
     pub journal: Option<PathBuf>,
 }
 

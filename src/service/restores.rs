@@ -108,7 +108,8 @@ impl Service {
             delete: task.delete,
             dry_run: task.dry_run,
             never,
-            journal: task.target.is_none().then(|| self.journal(job)),
+            // Into a target too: a crash must leave no temporary names among the user's files.
+            journal: Some(self.journal(job)),
         }
     }
 

@@ -23,7 +23,7 @@ fn prepared() -> Daemon {
 }
 
 /// The calls with what they must answer, and the word that the message must hold. `@` is the
-/// story's directory, `HUGE` a name of 256 bytes, `LONG` a path of more than 4096.
+/// story's directory, `HUGE` a name of 256 bytes, `KEY` the id of no key, `LONG` a path of more than 4096.
 const CALLS: &[(&str, &str, &str)] = &[
     // Keys and types.
     ("AddResource sa{sv} new 2 paths as 1 /etc path s /etc", INVALID, "path"),
@@ -70,7 +70,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("RemoveResource sa{sv} nowhere 0", NOT_FOUND, "nowhere"),
     ("GetResource s nowhere", NOT_FOUND, "nowhere"),
     ("GetResource s 99", NOT_FOUND, "99"),
-    ("GetResource s ''", NOT_FOUND, ""),
+    ("GetResource s ''", INVALID, "empty"),
     // Destinations and vaults.
     ("AddDestination ssa{sv} d local 0", INVALID, "directory"),
     ("AddDestination ssa{sv} d local 1 directory s relative", INVALID, "directory"),
@@ -91,7 +91,8 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("PruneVault sa{sv} main 1 dry_run u 1", INVALID, "dry_run"),
     ("VerifyVault sa{sv} nowhere 0", NOT_FOUND, "nowhere"),
     ("AddVaultKey sa{sv} main 1 kind s golden", INVALID, "kind"),
-    ("RemoveVaultKey ssa{sv} main 0123 0", NOT_FOUND, "0123"),
+    ("RemoveVaultKey ssa{sv} main 0123 0", INVALID, "0123"),
+    ("RemoveVaultKey ssa{sv} main KEY 0", NOT_FOUND, "key"),
     ("AssociateResources sas main 1 nowhere", NOT_FOUND, "nowhere"),
     ("AssociateResources sas main 0", INVALID, "resources"),
     // Backups.
@@ -122,7 +123,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("RestoreBackup ta{sv} 1 1 target s @/plain/beneath", INVALID, "plain"),
     ("RestoreBackup ta{sv} 1 1 target s @/state/keys", INVALID, "own"),
     ("RestoreBackup ta{sv} 1 1 target s ''", INVALID, "target"),
-    ("RestoreBackup ta{sv} 1 2 target s @/target paths as 1 /no/such/path", NOT_FOUND, "/no/such/path"),
+    ("RestoreBackup ta{sv} 1 2 target s @/target paths as 1 /no/such/path", NOT_FOUND, "/no"),
     ("RestoreBackup ta{sv} 1 2 target s @/target paths as 1 relative", INVALID, "relative"),
     ("RestoreBackup ta{sv} 1 2 target s @/target conflict_strategy s maybe", INVALID, "conflict_strategy"),
     ("RestoreBackup ta{sv} 1 2 target s @/target error_strategy s cry", INVALID, "error_strategy"),
@@ -131,7 +132,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("RestoreServer sta{sv} web 1 0", NOT_CONFIRMED, "confirm"),
     ("ExportBackup ta{sv} 1 0", INVALID, "path"),
     ("ExportBackup ta{sv} 1 1 path s relative", INVALID, "path"),
-    ("ExportBackup ta{sv} 1 1 path s @/plain", INVALID, "plain"),
+    ("ExportBackup ta{sv} 1 1 path s @/plain", EXISTS, "plain"),
     ("ExportBackup ta{sv} 1 1 path s @/no/such/dir/x.tar", INVALID, "path"),
     ("ExportBackup ta{sv} 1 2 path s @/x.zip format s zip", INVALID, "format"),
     ("ExportBackup ta{sv} 99 1 path s @/x.tar", NOT_FOUND, "99"),
@@ -154,6 +155,7 @@ fn fill(line: &str, daemon: &Daemon) -> String {
     let dir = daemon.dir().display().to_string();
     line.replace("HUGEHUGE", &"d".repeat(5000))
         .replace("HUGE", &"n".repeat(256))
+        .replace("KEY", &"0123456789abcdef".repeat(4))
         .replace("LONG", &format!("/{}", "d/".repeat(2500)))
         .replace('@', &dir)
 }
@@ -207,7 +209,8 @@ fn a_full_target_fails_the_restore_by_name_and_leaves_no_half_files() {
     daemon.add("web", &daemon.source());
     daemon.back_up("web");
     let disk = Disk::mounted("-t tmpfs -o size=5m tmpfs", &daemon.path("small"));
-    let asked = daemon.call(&format!("RestoreBackup ta{{sv}} 1 2 target s {} error_strategy s fast_fail", disk.path.display()));
+    let asked =
+        daemon.call(&format!("RestoreBackup ta{{sv}} 1 2 target s {} error_strategy s fast_fail", disk.path.display()));
     match asked {
         Err(failure) => assert_eq!(failure.name, "org.strongroom1.Error.NoSpace", "{failure:?}"),
         Ok(path) => {

@@ -80,7 +80,10 @@ fn kills_at_any_moment_lose_nothing() {
                 if row["status"] == "completed" {
                     expected.push(id);
                 } else {
-                    assert!(row["status"] == "failed" || row["status"] == "pending" || row["status"] == "running", "{row}");
+                    assert!(
+                        row["status"] == "failed" || row["status"] == "pending" || row["status"] == "running",
+                        "{row}"
+                    );
                     if row["status"] == "failed" {
                         assert!(row["error"].as_str().is_some_and(|e| !e.is_empty()), "{moment}: {row}");
                     } else {

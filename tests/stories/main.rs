@@ -2,9 +2,12 @@
 
 mod common;
 
+mod architecture;
 mod bad_input;
+mod command;
 mod crash;
 mod deduplication;
+mod jobs;
 mod main_job;
 mod metadata;
 mod resource_root;

@@ -21,7 +21,10 @@ fn tell(source: &Path, one_file: &str) -> (Daemon, u64) {
     let below = source.strip_prefix("/").unwrap();
     let mounted = daemon.browse(id).join(below);
     assert_eq!(backup["browse_path"].as_str().map(Path::new), Some(daemon.browse(id).as_path()));
-    sh(daemon.dir(), &format!("cp {}/{one_file} copied; cmp copied {}/{one_file}", mounted.display(), source.display()));
+    sh(
+        daemon.dir(),
+        &format!("cp {}/{one_file} copied; cmp copied {}/{one_file}", mounted.display(), source.display()),
+    );
     assert_eq!(differences(source, &mounted), "", "the mount");
 
     let restored = daemon.restore(id, "restored").join(below);

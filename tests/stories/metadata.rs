@@ -110,7 +110,7 @@ const ROWS: &[Row] = &[
     ),
     row(
         "devices",
-        "mknod null c 1 3; chmod 640 null; chown 3:4 null; mknod disk b 7 200; mknod big c 4000 1000000",
+        "mknod null c 1 3; chmod 640 null; chown 3:4 null; mknod disk b 7 200; mknod big c 400 200000",
         "stat -c '%F %t:%T %a %u:%g %n' null disk big",
         "block special file 7:c8",
     ),
@@ -131,7 +131,7 @@ const ROWS: &[Row] = &[
     ),
     row(
         "names_that_are_not_text",
-        "touch $'\\xff\\xfe\\x80' $'new\\nline' ' ' '*' $'\\e[31m' '-rf' $'caf\\xc3\\xa9' $'cafe\\xcc\\x81' 'a\\b' '\"'",
+        "touch -- $'\\xff\\xfe\\x80' $'new\\nline' ' ' '*' $'\\e[31m' '-rf' $'caf\\xc3\\xa9' $'cafe\\xcc\\x81' 'a\\b' '\"'",
         "find . -mindepth 1 -printf '%f\\0' | LC_ALL=C sort -z | od -An -c",
         "377",
     ),
@@ -145,13 +145,23 @@ const ROWS: &[Row] = &[
         "paths_beyond_path_max",
         "perl -e '$n = \"d\" x 200; for (1 .. 40) { mkdir $n or die; chdir $n or die } open F, \">bottom\"; print F \"deep\"; close F; \
          link \"bottom\", \"twin\" or die; symlink \"bottom\", \"link\"'; cd $OLDPWD 2>/dev/null || true",
-        "find . -printf '%y %m %l %n' -name bottom -printf ' %s' -printf ' %d\\n' | LC_ALL=C sort; \
+        "find . -type d -printf '%y %m\\n' -o -printf '%y %m %l %n %s %d\\n' | LC_ALL=C sort; \
          find . -name bottom -execdir cat {} \\;",
         "deep",
     ),
-    row("empty_directories", "mkdir -p a/b/c d; chmod 700 d; touch -d 2001-01-01 a/b/c d", "find . -printf '%y %m %P\\n' | sort", "d 755 a/b/c"),
+    row(
+        "empty_directories",
+        "mkdir -p a/b/c d; chmod 700 d; touch -d 2001-01-01 a/b/c d",
+        "find . -printf '%y %m %P\\n' | sort",
+        "d 755 a/b/c",
+    ),
     row("empty_files", ": > a; : > b; touch -d 2002-02-02 a", "stat -c '%s %n' a b", "0 a"),
-    row("contents", "head -c 5000000 /dev/urandom > big; seq 100 > small; printf x > one", "sha256sum big small one", "big"),
+    row(
+        "contents",
+        "head -c 5000000 /dev/urandom > big; seq 100 > small; printf x > one",
+        "sha256sum big small one",
+        "big",
+    ),
 ];
 
 /// Runs the rows with one backup: source and target beneath `place`.
@@ -210,6 +220,9 @@ macro_rules! rows {
         fn every_row_has_its_test() {
             let told = [$(stringify!($name)),*];
             assert_eq!(ROWS.iter().map(|row| row.name).collect::<Vec<_>>(), told);
+            let table = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metadata.md")).unwrap();
+            let missing: Vec<_> = told.iter().filter(|name| !table.contains(&format!("`{name}`"))).collect();
+            assert!(missing.is_empty(), "docs/metadata.md says nothing of {missing:?}");
         }
     };
 }
@@ -252,7 +265,10 @@ fn a_directory_of_100_000_entries() {
     let _heavy = heavy();
     let daemon = Daemon::start();
     let source = daemon.source();
-    sh(&source, "mkdir many; cd many; seq -f 'entry-%06.0f' 100000 | xargs touch -d @1234567890; echo last > entry-100000");
+    sh(
+        &source,
+        "mkdir many; cd many; seq -f 'entry-%06.0f' 100000 | xargs touch -d @1234567890; echo last > entry-100000",
+    );
     daemon.add("many", &source);
     let id = daemon.back_up("many")["id"].as_u64().unwrap();
     let below = source.strip_prefix("/").unwrap();

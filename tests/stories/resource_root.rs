@@ -20,7 +20,7 @@ fn pseudo_file_systems_are_left_out() {
     sh(&source, "echo kept > kept");
     let _proc = Disk::mounted("-t proc proc", &source.join("proc"));
     let _sys = Disk::mounted("-t sysfs sysfs", &source.join("sys"));
-    let _dev = Disk::mounted("--rbind /dev", &source.join("dev"));
+    let _dev = Disk::mounted("-t devtmpfs devtmpfs", &source.join("dev"));
     daemon.add("tree", &source);
     let backup = daemon.back_up("tree");
     assert_eq!(backup["errors"], 0, "{backup}");
@@ -97,7 +97,7 @@ fn excludes_are_those_of_gitignore() {
         "mkdir -p a/build build deep/a/b logs; touch x.o a/y.o keep.o a/build/f build/f deep/a/b/tmp deep/tmp logs/1.log logs/2.txt plain",
     );
     let path = source.display().to_string();
-    let patterns = ["*.o", "!keep.o", "build/", &format!("{path}/deep/tmp"), "logs/*.log"];
+    let patterns = ["*.o", "!keep.o", "build/", &format!("{path}/deep/tmp"), "**/logs/*.log"];
     let mut words = vec!["sa{sv}", "tree", "2", "paths", "as", "1", &path, "exclude", "as", "5"];
     words.extend(patterns);
     daemon.call_with("AddResource", &words).unwrap();

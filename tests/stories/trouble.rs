@@ -14,9 +14,10 @@ fn a_file_on_a_damaged_disk_is_counted_and_listed() {
     let image = daemon.path("disk.img");
     let disk = Disk::new("btrfs", 200, &daemon.path("disk"));
     // Checksums of the file system make a flipped byte a read error.
-    sh(&disk.path, "yes 'a line that is found again' | head -c 3000000 > bad; echo good > good; sync");
+    sh(&disk.path, "set +o pipefail; yes 'a line that is found again' | head -c 3000000 > bad; echo good > good; sync");
     sh(daemon.dir(), "umount disk");
-    let found = sh(daemon.dir(), "LC_ALL=C grep -abo 'a line that is found again' disk.img | sed -n 5000p | cut -d: -f1");
+    let found =
+        sh(daemon.dir(), "LC_ALL=C grep -abo 'a line that is found again' disk.img | sed -n 5000p | cut -d: -f1");
     let offset: u64 = found.trim().parse().expect("the line lies in the image as it is");
     let mut file = std::fs::File::options().write(true).open(&image).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, b"damaged", offset).unwrap();
@@ -47,7 +48,10 @@ fn files_that_change_vanish_and_grow_meanwhile_fail_nothing() {
     let _heavy = heavy();
     let mut daemon = Daemon::start();
     let source = daemon.source();
-    sh(&source, "mkdir churn still; for i in $(seq 400); do head -c 40000 /dev/urandom > still/$i; echo $i > churn/$i; done");
+    sh(
+        &source,
+        "mkdir churn still; for i in $(seq 400); do head -c 40000 /dev/urandom > still/$i; echo $i > churn/$i; done",
+    );
     daemon.add("busy", &source);
     let stop = AtomicBool::new(false);
     let churn = source.join("churn");

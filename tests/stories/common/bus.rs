@@ -57,9 +57,23 @@ impl Bus {
 
     /// Calls a method of any interface; `words` are the signature and the arguments as busctl
     /// takes them.
-    pub fn call<S: AsRef<str>>(&self, object: &str, interface: &str, method: &str, words: &[S]) -> Result<Reply, Failure> {
+    pub fn call<S: AsRef<str>>(
+        &self,
+        object: &str,
+        interface: &str,
+        method: &str,
+        words: &[S],
+    ) -> Result<Reply, Failure> {
         let output = Command::new("timeout")
-            .args(["60", "busctl", "--json=short", "--timeout=55", &format!("--address={}", self.address), "call", "--"])
+            .args([
+                "60",
+                "busctl",
+                "--json=short",
+                "--timeout=55",
+                &format!("--address={}", self.address),
+                "call",
+                "--",
+            ])
             .args(["org.strongroom1", object, interface, method])
             .args(words.iter().map(AsRef::as_ref))
             // So that it tells the error's name as well.

@@ -14,7 +14,8 @@ impl Disk {
     pub fn new(kind: &str, megabytes: u32, path: &Path) -> Self {
         let shown = path.display();
         sh(Path::new("/"), &format!("mkdir -p {shown}; truncate -s {megabytes}M {shown}.img"));
-        let quiet = if kind == "ext4" { "-qF" } else { "-qf" };
+        // Small blocks would have no room for large attributes.
+        let quiet = if kind == "ext4" { "-qF -b 4096" } else { "-qf" };
         sh(Path::new("/"), &format!("mkfs.{kind} {quiet} {shown}.img 2>&1; mount -o loop {shown}.img {shown}"));
         sh(path, "rm -rf lost+found");
         Self { path: path.to_owned() }
@@ -52,7 +53,8 @@ pub fn clear(dir: &Path) {
     let mut beneath: Vec<_> = mounts.lines().filter_map(|l| l.split(' ').nth(4)).map(Path::new).collect();
     beneath.retain(|mount| mount.starts_with(dir));
     for mount in beneath.iter().rev() {
-        let _ = std::process::Command::new("fsfreeze").arg("-u").arg(mount).stderr(std::process::Stdio::null()).status();
+        let _ =
+            std::process::Command::new("fsfreeze").arg("-u").arg(mount).stderr(std::process::Stdio::null()).status();
         let _ = nix::mount::umount2(*mount, nix::mount::MntFlags::MNT_DETACH);
     }
 }

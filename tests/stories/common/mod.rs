@@ -10,7 +10,7 @@ mod facts;
 mod tools;
 mod tree;
 
-pub use bus::{Failure, Reply};
+pub use bus::Failure;
 pub use daemon::{Daemon, number};
 pub use disk::Disk;
 pub use facts::{Facts, assert_same};
@@ -20,7 +20,7 @@ pub use tree::{everything, random_files};
 /// Ends the story, loudly, where the machine lacks what it needs. In CI that is a failure.
 #[macro_export]
 macro_rules! needs_root {
-    ($name:literal) => {
+    ($name:expr) => {
         if $crate::common::cannot($name) {
             return;
         }

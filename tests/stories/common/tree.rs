@@ -31,8 +31,5 @@ pub fn everything(dir: &Path) {
 
 /// Makes `count` files of `bytes` that nothing can compress, none like another.
 pub fn random_files(dir: &Path, prefix: &str, count: u32, bytes: u32) {
-    sh(
-        dir,
-        &format!("for i in $(seq {count}); do head -c {bytes} /dev/urandom > {prefix}$(printf %05d $i); done"),
-    );
+    sh(dir, &format!("for i in $(seq {count}); do head -c {bytes} /dev/urandom > {prefix}$(printf %05d $i); done"));
 }
