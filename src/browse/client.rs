@@ -269,6 +269,8 @@ impl Inner {
             .arg("--linger")
             .arg(self.options.linger.as_secs().to_string())
             .arg("--report")
+            // Many threads free large buffers; with an arena each, the C library hoards them.
+            .env("MALLOC_ARENA_MAX", "2")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -294,6 +294,25 @@ fn the_kernel_keeps_others_out() {
 }
 
 #[test]
+fn a_lost_pack_is_an_error_at_once_and_hurts_nothing_else() {
+    let mut place = Place::new();
+    fill(&place.source());
+    let client = place.client();
+    let backup = place.backup(Policy::Strict);
+    client.add(place.access.clone(), backup.clone()).unwrap();
+    assert_eq!(fs::read(place.seen(&backup).join("plain")).unwrap(), b"hello");
+    fs::rename(place.access.directory.join("packs"), place.dir.path().join("away")).unwrap();
+    let since = Instant::now();
+    let error = fs::read(place.seen(&backup).join("large")).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{error}");
+    assert!(since.elapsed() < Duration::from_secs(10));
+    assert_eq!(fs::read(place.seen(&backup).join("dir/hard")).unwrap(), b"hello");
+    fs::rename(place.dir.path().join("away"), place.access.directory.join("packs")).unwrap();
+    assert_eq!(fs::read(place.seen(&backup).join("large")).unwrap().len(), 5_000_000);
+    client.stop().unwrap();
+}
+
+#[test]
 fn places_that_are_not_fit_are_refused() {
     let place = Place::new();
     fs::create_dir(place.mount()).unwrap();
