@@ -5,7 +5,9 @@ use std::path::Path;
 
 use super::metadata::{everything, thaw};
 use super::*;
+use crate::model::Id;
 use crate::restore::{Format, export};
+use crate::vault::tree::{Kind, Origin, Totals};
 
 fn export_to(world: &World, manifest: &Manifest, format: Format, name: &str) -> Result<crate::restore::ExportOutcome> {
     let file = File::create(world.dir.path().join(name)).unwrap();
@@ -92,4 +94,19 @@ pub fn damage(world: &World) {
         "for f in $(find . -type f -size +1000k); do chmod u+w $f; \
          printf 'damage' | dd of=$f bs=1 seek=$(($(stat -c %s $f) / 2)) conv=notrunc status=none; done",
     );
+}
+
+#[test]
+fn an_export_that_fails_between_two_entries_is_noticed_too() {
+    let world = World::new();
+    sh(&world.source(), "echo a > a");
+    let mut manifest = world.backup();
+    let node = Id::of(b"a node that the vault does not hold");
+    let lost = Kind::Directory { node, totals: Totals::default(), origin: Origin::Read };
+    manifest.root = world.with_entry(&manifest.root, b"lost", lost);
+    for (format, archive) in [(Format::Tar, "a.tar"), (Format::TarGz, "a.tar.gz"), (Format::TarZst, "a.tar.zst")] {
+        export_to(&world, &manifest, format, archive).unwrap_err();
+        let read = Command::new("tar").arg("-tf").arg(world.dir.path().join(archive)).output().unwrap();
+        assert!(!read.status.success(), "tar did not notice");
+    }
 }

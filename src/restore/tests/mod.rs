@@ -16,9 +16,12 @@ use uuid::Uuid;
 
 use super::{Conflict, OnError, RestoreOutcome, RestoreRequest};
 use crate::archive::{self, BackupRequest};
-use crate::model::{Progress, Result};
+use crate::model::{Id, Progress, Result};
 use crate::store::{LocalStore, ObjectStore};
-use crate::vault::{Machine, Manifest, NewVault, Source, Vault};
+use crate::vault::seal::Class;
+use crate::vault::tree::node::{encode_leaf, encode_root};
+use crate::vault::tree::{Entry, Kind, Link, Metadata};
+use crate::vault::{Compression, Machine, Manifest, NewVault, Source, Vault, VaultWriter};
 
 /// A vault, a source tree and room for restores, all in one temporary directory.
 pub struct World {
@@ -99,6 +102,33 @@ impl World {
             error_list: outcome.error_list,
             stored: outcome.stored,
         }
+    }
+
+    /// The same backup with another entry in the source.
+    pub fn with_entry(&self, root: &Id, name: &[u8], kind: Kind) -> Id {
+        let writer = VaultWriter::start(&self.vault, Compression::default()).unwrap();
+        let mut lane = writer.lane(Class::TreePack).unwrap();
+        let mut chain = vec![self.vault.root_entry(root).unwrap()];
+        for name in self.source().components().skip(1) {
+            let Kind::Directory { node, .. } = chain.last().unwrap().kind else { panic!() };
+            chain.push(self.vault.entry(&node, name.as_os_str().as_encoded_bytes()).unwrap().unwrap());
+        }
+        let meta = Metadata { mode: if kind == Kind::Unread { 0 } else { 0o755 }, ..Metadata::default() };
+        let mut changed = Entry { name: name.to_vec(), meta, link: Link::None, kind };
+        for mut dir in chain.into_iter().rev() {
+            let Kind::Directory { node, totals, .. } = &mut dir.kind else { panic!() };
+            let mut entries = self.vault.entries(node).unwrap();
+            entries.retain(|entry| entry.name != changed.name);
+            entries.push(changed);
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            *node = lane.put(&encode_leaf(entries.iter())).unwrap();
+            changed = dir;
+        }
+        let root = lane.put(&encode_root(&changed)).unwrap();
+        lane.flush().unwrap();
+        drop(lane);
+        writer.finish().unwrap();
+        root
     }
 
     /// Restores with a journal.
