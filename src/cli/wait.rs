@@ -80,15 +80,11 @@ impl Session {
     fn explain(&self, job: &Map) {
         if self.json {
             output::json(&map_to_json(job));
-        } else if let Some(Value::Map(result)) = job.get("result") {
-            if let Some(Value::Maps(problems)) = result.get("problem_list") {
-                for problem in problems {
-                    output::note(format!(
-                        "  {}: {}",
-                        output::text(problem, "object"),
-                        output::text(problem, "message")
-                    ));
-                }
+        } else if let Some(Value::Map(result)) = job.get("result")
+            && let Some(Value::Maps(problems)) = result.get("problem_list")
+        {
+            for problem in problems {
+                output::note(format!("  {}: {}", output::text(problem, "object"), output::text(problem, "message")));
             }
         }
     }

@@ -23,6 +23,9 @@ struct Level {
 const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
 const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
+/// A directory to be removed and the names in it.
+type Doomed = (Arc<Dir>, Vec<Vec<u8>>);
+
 impl Job<'_> {
     /// Removes all names from `dir` but `kept` (sorted) and what is spared.
     pub fn sweep(&self, dir: &Arc<Dir>, kept: &[Vec<u8>]) -> Result<()> {
@@ -90,7 +93,7 @@ impl Job<'_> {
     }
 
     /// A directory to be removed and the names in it; `None` if it is a cache, which no backup holds.
-    fn open_doomed(&self, dir: &Arc<Dir>, name: &[u8], act: bool) -> Result<Option<(Arc<Dir>, Vec<Vec<u8>>)>> {
+    fn open_doomed(&self, dir: &Arc<Dir>, name: &[u8], act: bool) -> Result<Option<Doomed>> {
         let handle = open_dir(&*self.handle(dir)?, name).at(|| "cannot open the directory")?;
         let names = live::names(&handle).at(|| "cannot list the directory")?;
         if names.iter().any(|name| name == CACHE_TAG) && is_cache(&handle) {

@@ -246,7 +246,14 @@ fn the_mount_outlives_its_client_and_is_found_again() {
     let pid = client.pid().unwrap();
     drop(client);
     // Told to end: the mount goes, even though a file is open.
-    let held = fs::File::open(&seen).unwrap();
+    let held = loop {
+        // What the dead mount left in the kernel may still be in the way of the new one.
+        match fs::File::open(&seen) {
+            Ok(file) => break file,
+            Err(e) => assert!(since.elapsed() < Duration::from_secs(20), "{e}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.try_into().unwrap()), nix::sys::signal::SIGTERM).unwrap();
     let since = Instant::now();
     while fs::metadata(&seen).is_ok() || Path::new("/proc").join(pid.to_string()).join("exe").exists() {

@@ -59,7 +59,8 @@ fn records_that_do_not_add_up_are_refused() {
     let memory = Memory::default();
     let id = memory.put(vec![1; 10]);
     let part = |len| Content::Parts(vec![Part { id, len }]);
-    let bad: [(u64, Vec<(u64, u64)>, Content); 5] = [
+    type Bad = (u64, Vec<(u64, u64)>, Content);
+    let bad: [Bad; 5] = [
         (11, vec![], part(10)),
         (10, vec![(8, 4)], part(10)),
         (10, vec![(4, 2), (5, 1)], part(7)),

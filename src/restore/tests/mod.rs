@@ -116,7 +116,7 @@ impl World {
         let meta = Metadata { mode: if kind == Kind::Unread { 0 } else { 0o755 }, ..Metadata::default() };
         let mut changed = Entry { name: name.to_vec(), meta, link: Link::None, kind };
         for mut dir in chain.into_iter().rev() {
-            let Kind::Directory { node, totals, .. } = &mut dir.kind else { panic!() };
+            let Kind::Directory { node, .. } = &mut dir.kind else { panic!() };
             let mut entries = self.vault.entries(node).unwrap();
             entries.retain(|entry| entry.name != changed.name);
             entries.push(changed);

@@ -6,7 +6,9 @@ use super::*;
 use crate::model::ErrorKind;
 use crate::store::ObjectMeta;
 
-fn files(seed: u64, n: usize) -> Vec<(String, Vec<u8>)> {
+type Files = Vec<(String, Vec<u8>)>;
+
+fn files(seed: u64, n: usize) -> Files {
     let size = |i: usize| [10, 3000, 90_000, 0, 1_500_000][i % 5];
     (0..n).map(|i| (format!("file{i:04}"), noise(seed + i as u64, size(i)))).collect()
 }
@@ -200,7 +202,7 @@ proptest! {
     fn any_life_keeps_what_is_kept(steps in prop::collection::vec((0u8..10, any::<u16>()), 1..14)) {
         let dir = tempfile::tempdir().unwrap();
         let mut vault = vault(dir.path());
-        let mut kept: Vec<(Id, Vec<(String, Vec<u8>)>)> = Vec::new();
+        let mut kept: Vec<(Id, Files)> = Vec::new();
         for (what, x) in steps {
             match what {
                 0..6 => {
