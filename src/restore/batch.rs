@@ -112,7 +112,7 @@ fn restore_all(job: &Job<'_>, items: Vec<(Option<Location>, Item)>) -> Result<Ve
         }
         last = Some(segment);
     }
-    let groups: Vec<_> = groups.into_iter().map(|group| Mutex::new(group)).collect();
+    let groups: Vec<_> = groups.into_iter().map(Mutex::new).collect();
     let ready = Mutex::new(Vec::new());
     let result = run_all(job, groups.len(), |i| {
         let Some(group) = groups.get(i) else { return Ok(()) };
@@ -123,7 +123,7 @@ fn restore_all(job: &Job<'_>, items: Vec<(Option<Location>, Item)>) -> Result<Ve
             job.progress.set_current(&String::from_utf8_lossy(&path));
             let first = matches!(item.entry.link, Link::First { .. });
             match job.restore_item(item) {
-                Ok(Done::Ready(one)) => ready.lock().unwrap_or_else(PoisonError::into_inner).push(one),
+                Ok(Done::Ready(one)) => ready.lock().unwrap_or_else(PoisonError::into_inner).push(*one),
                 Ok(Done::Skipped) if first => job.without_first(path),
                 Ok(Done::Counted | Done::Skipped) => {}
                 Err(e) => {

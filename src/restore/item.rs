@@ -43,7 +43,7 @@ pub enum Done {
     /// Something else stands there and stays, and is counted.
     Skipped,
     /// It waits for all of its batch to be on disk.
-    Ready(Ready),
+    Ready(Box<Ready>),
 }
 
 /// What to do about an entry.
@@ -167,7 +167,7 @@ impl Job<'_> {
         let (temporary, file) = self.create(&dir, &item)?;
         if replaces {
             let temporary = temporary.keep();
-            return Ok(Done::Ready(Ready { item, temporary }));
+            return Ok(Done::Ready(Box::new(Ready { item, temporary })));
         }
         match live::rename(&*dir, temporary.name(), &item.entry.name, true) {
             Ok(()) => {
@@ -182,7 +182,7 @@ impl Job<'_> {
             }
             Err(Errno::EXIST) => {
                 let temporary = temporary.keep();
-                return Ok(Done::Ready(Ready { item, temporary }));
+                return Ok(Done::Ready(Box::new(Ready { item, temporary })));
             }
             Err(e) => return Err(e).at(|| "cannot give the file its name"),
         }
