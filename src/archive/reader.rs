@@ -77,8 +77,8 @@ struct LargeFile {
 /// Metadata, size, holes, the key for the change cache, and whether the file changed meanwhile.
 type LargeEnd = (Metadata, u64, Vec<(u64, u64)>, Option<Key>, bool);
 
-/// Status if the file did not change meanwhile, metadata, size, holes, length of the content.
-type SmallRead = (Option<Stat>, Metadata, u64, Vec<(u64, u64)>, usize);
+/// The key for the change cache if the file did not change meanwhile, metadata, size, holes, length of the content.
+type SmallRead = (Option<Option<Key>>, Metadata, u64, Vec<(u64, u64)>, usize);
 
 /// One worker.
 pub struct Worker<'a> {
@@ -205,7 +205,10 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8], mut have: usize) -> std::io::
 impl Worker<'_> {
     /// Works until no task can come any more.
     pub fn run(mut self, tasks: &Receiver<Task>) {
-        if let Err(e) = self.work(tasks).and_then(|()| self.lane.flush()) {
+        let work = std::panic::AssertUnwindSafe(|| self.work(tasks).and_then(|()| self.lane.flush()));
+        let ended = std::panic::catch_unwind(work)
+            .unwrap_or_else(|_| Err(crate::model::Error::failed("a reader ended unexpectedly")));
+        if let Err(e) = ended {
             self.context.fail(e);
             // Whoever sends tasks must not wait for ever.
             for _ in tasks {}
@@ -253,8 +256,8 @@ impl Worker<'_> {
             tries += 1;
             match self.read_small(&item) {
                 Ok(Some((None, ..))) if tries < 3 => {}
-                Ok(Some((stat, meta, size, holes, len))) => {
-                    if stat.is_none() {
+                Ok(Some((key, meta, size, holes, len))) => {
+                    if key.is_none() {
                         let path = item.directory.child_path(&item.name);
                         self.context.errors.add(path, "changed", "it changed while it was read");
                     }
@@ -264,7 +267,7 @@ impl Worker<'_> {
                     };
                     let kind = Kind::File { size, holes, content };
                     self.context.progress.add(1, size);
-                    return self.finish(item, meta, kind, stat.as_ref().and_then(key_of));
+                    return self.finish(item, meta, kind, key.flatten());
                 }
                 // It grew past what is small: the other way reads it.
                 Ok(None) => return self.large(item),
@@ -277,6 +280,8 @@ impl Worker<'_> {
     /// holes and the length of the content. `None` where it is not small any more.
     fn read_small(&mut self, item: &FileItem) -> Result<Option<SmallRead>, Trouble> {
         let (file, stat) = open(item)?;
+        // By the clock before reading: a change while it is read must not look old afterwards.
+        let key = key_of(&stat);
         if stat.size > WHOLE_MAX {
             return Ok(None);
         }
@@ -291,7 +296,7 @@ impl Worker<'_> {
         let meta = metadata(&file, &stat, &item.owner)?;
         let after = Stat::of(&file)?;
         let (size, holes) = cut_short(stat.size, holes, have as u64);
-        Ok(Some(((!after.changed_since(&stat)).then_some(stat), meta, size, holes, have)))
+        Ok(Some(((!after.changed_since(&stat)).then_some(key), meta, size, holes, have)))
     }
 
     /// Cuts a large file; the chunks are stored by whoever is free.
@@ -337,6 +342,7 @@ impl Worker<'_> {
         stat: &Stat,
         holes: Vec<(u64, u64)>,
     ) -> Result<Result<LargeEnd, Trouble>> {
+        let before = key_of(stat);
         let mut reader = DataReader::new(file, &holes, stat.size);
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(CHUNK_MAX * 2, 0);
@@ -346,7 +352,7 @@ impl Worker<'_> {
                 buffer.copy_within(start..have, 0);
                 have -= start;
                 start = 0;
-                let before = have;
+                let had = have;
                 have = match fill(&mut reader, &mut buffer, have) {
                     Ok(have) => have,
                     Err(e) => {
@@ -354,7 +360,7 @@ impl Worker<'_> {
                         return Ok(Err(e.into()));
                     }
                 };
-                self.context.progress.add(0, (have - before) as u64);
+                self.context.progress.add(0, (have - had) as u64);
                 ended = have < buffer.len();
             }
             if start == have {
@@ -375,7 +381,7 @@ impl Worker<'_> {
             Err(trouble) => return Ok(Err(trouble)),
         };
         let changed = Stat::of(file).map_or(true, |after| after.changed_since(stat));
-        let key = if changed { None } else { key_of(stat) };
+        let key = if changed { None } else { before };
         let (size, holes) = cut_short(stat.size, holes, total);
         Ok(Ok((meta, size, holes, key, changed)))
     }

@@ -92,6 +92,16 @@ pub struct Directory {
     block: OnceLock<Vec<u8>>,
 }
 
+impl Drop for Directory {
+    /// Lets go of the directories above one by one: a chain of them may be long, the stack is not.
+    fn drop(&mut self) {
+        let mut above = self.parent.take();
+        while let Some((directory, _)) = above {
+            above = Arc::into_inner(directory).and_then(|mut directory| directory.parent.take());
+        }
+    }
+}
+
 impl Directory {
     /// A directory that will have `entries` entries, `directories` of them directories. `parent`
     /// says where it belongs; the root has none.

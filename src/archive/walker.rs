@@ -22,6 +22,7 @@ use crate::source::mounts::MountKind;
 use crate::source::stat::Type;
 use crate::source::{Excludes, Mounts, Owners, Stat, capture};
 use crate::vault::seal::Class;
+use crate::vault::tree::entry::NAME_MAX;
 use crate::vault::tree::{Content, Entry, Kind, Link, Metadata, Origin, Time, content};
 use crate::vault::{Vault, VaultWriter};
 
@@ -31,6 +32,10 @@ const BATCH_FILES: usize = 256;
 
 /// Blocks of the change cache that may wait for one slow file before it.
 const CACHE_BACKLOG: usize = 10_000;
+
+/// Directories with longer paths are not entered: anyone can nest directories without end, and
+/// every level on the way costs memory and a handle.
+const PATH_LIMIT: usize = 32 << 10;
 
 const TAG_NAME: &[u8] = b"CACHEDIR.TAG";
 const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
@@ -117,6 +122,8 @@ struct Walker<'a> {
     mounts: Mounts,
     owners: Owners,
     never: HashSet<Inode>,
+    /// The resource's own paths, with their mounts: entered wherever they lie.
+    named: HashSet<(Inode, u64)>,
     /// First names of inodes with several: how many names are still to come, and the path.
     links: HashMap<Inode, (u32, Vec<u8>)>,
     cache: CacheReader,
@@ -138,6 +145,10 @@ impl<'a> Walker<'a> {
         let id = |path: &std::path::PathBuf| {
             Stat::at(rustix::fs::CWD, path.as_os_str().as_bytes()).ok().map(|stat| (stat.dev, stat.ino))
         };
+        let named = |path: &std::path::PathBuf| {
+            let stat = Stat::at(rustix::fs::CWD, path.as_os_str().as_bytes()).ok()?;
+            Some(((stat.dev, stat.ino), stat.mount))
+        };
         Ok(Self {
             context,
             request,
@@ -145,6 +156,7 @@ impl<'a> Walker<'a> {
             mounts: Mounts::read()?,
             owners: Owners::default(),
             never: request.never.iter().filter_map(id).collect(),
+            named: request.paths.iter().filter_map(named).collect(),
             links: HashMap::new(),
             cache,
             new_cache: Some(CacheWriter::create(&request.change_cache, context.vault.uuid())?),
@@ -279,12 +291,17 @@ impl<'a> Walker<'a> {
         above: Option<&Stat>,
     ) -> Result<Option<Frame>> {
         self.context.check()?;
+        let path = parent.child_path(name);
+        if path.len() > PATH_LIMIT {
+            self.context.errors.add(path, "unsupported", "it lies too deep");
+            parent.no_directory(self.context, slot, Some(unread(name)))?;
+            return Ok(None);
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = match openat(fd, name, flags | OFlags::NOATIME, Mode::empty()) {
             Err(Errno::PERM) => openat(fd, name, flags, Mode::empty()),
             other => other,
         };
-        let path = parent.child_path(name);
         match opened.and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat))) {
             Ok((fd, stat)) => self.read(Some((parent.clone(), slot)), Arc::new(fd), stat, path, above),
             Err(e) => {
@@ -300,6 +317,9 @@ impl<'a> Walker<'a> {
     fn skipped(&mut self, stat: &Stat, above: Option<&Stat>) -> bool {
         if self.never.contains(&(stat.dev, stat.ino)) {
             return true;
+        }
+        if self.named.contains(&((stat.dev, stat.ino), stat.mount)) {
+            return false;
         }
         let Some(above) = above.filter(|above| above.mount != stat.mount) else { return false };
         self.mounts.kind(stat.mount) != MountKind::Real || (self.request.one_file_system && above.dev != stat.dev)
@@ -335,6 +355,15 @@ impl<'a> Walker<'a> {
             origin = Origin::Skipped;
             names.retain(|name| name == TAG_NAME);
         }
+        names.retain(|name| {
+            let fits = name.len() <= NAME_MAX;
+            if !fits {
+                // Some foreign file systems have them; a vault cannot hold them.
+                let long = [path.as_slice(), b"/", name].concat();
+                self.context.errors.add(long, "unsupported", "its name is longer than 255 bytes");
+            }
+            fits
+        });
         let found = self.look(&fd, &path, names);
         let directories = found.iter().filter(|(_, stat)| matches!(stat, Ok(s) if s.kind == Type::Directory)).count();
         let directory = Directory::new(parent, path, meta, origin, found.len(), directories);
@@ -425,7 +454,13 @@ impl<'a> Walker<'a> {
 
     fn special(&mut self, fd: &Arc<OwnedFd>, name: &[u8], stat: &Stat) -> Result<(Metadata, Kind), Errno> {
         let kind = match stat.kind {
-            Type::Symlink => Kind::Symlink { target: readlinkat(fd, name, Vec::new())?.into_bytes() },
+            Type::Symlink => {
+                let target = readlinkat(fd, name, Vec::new())?.into_bytes();
+                if target.is_empty() || target.len() > 4096 {
+                    return Err(Errno::INVAL);
+                }
+                Kind::Symlink { target }
+            }
             Type::CharDevice => Kind::CharDevice(stat.rdev),
             Type::BlockDevice => Kind::BlockDevice(stat.rdev),
             Type::Fifo => Kind::Fifo,
@@ -522,7 +557,9 @@ fn names(fd: &Arc<OwnedFd>) -> Result<Vec<Vec<u8>>, Errno> {
             names.push(name.to_vec());
         }
     }
+    // A name that is replaced while a directory is read may be listed twice.
     names.sort_unstable();
+    names.dedup();
     Ok(names)
 }
 

@@ -165,8 +165,11 @@ impl Jobs {
         let mut state = self.state();
         state.open = false;
         for live in state.live.values() {
-            live.stopping.store(true, std::sync::atomic::Ordering::SeqCst);
-            live.progress.cancel();
+            // Whoever cancelled it before does not want it to run again.
+            if !live.progress.is_cancelled() {
+                live.stopping.store(true, std::sync::atomic::Ordering::SeqCst);
+                live.progress.cancel();
+            }
         }
         while !state.live.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());

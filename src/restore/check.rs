@@ -60,6 +60,11 @@ fn check_target(target: &Path, request: &RestoreRequest) -> Result<()> {
             )));
         }
     }
+    let root = open_dir(CWD, b"/").at(|| "cannot open /")?;
+    let same = |a, b| live::identity(a).and_then(|a| live::identity(b).map(|b| a == b));
+    if seen == target && same(&dir, &root).at(|| "cannot look at /")? {
+        return Err(Error::invalid("the target is /, which is in place; leave target out and give confirm true"));
+    }
     match accessat(&dir, c".", Access::WRITE_OK, AtFlags::EACCESS) {
         Ok(()) => Ok(()),
         Err(Errno::ROFS) => {

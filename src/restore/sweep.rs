@@ -23,9 +23,6 @@ struct Level {
 const CACHE_TAG: &[u8] = b"CACHEDIR.TAG";
 const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
-/// A directory to be removed and the names in it.
-type Doomed = (Arc<Dir>, Vec<Vec<u8>>);
-
 impl Job<'_> {
     /// Removes all names from `dir` but `kept` (sorted) and what is spared.
     pub fn sweep(&self, dir: &Arc<Dir>, kept: &[Vec<u8>]) -> Result<()> {
@@ -69,9 +66,7 @@ impl Job<'_> {
                 Ok(None) => {}
                 Ok(Some(found)) if self.spares(&dir, &name, &found) => level.kept = true,
                 Ok(Some(found)) if found.is_dir() => match self.open_doomed(&dir, &name, act) {
-                    Ok(Some((child, names))) => {
-                        levels.push(Level { dir: child, name, names: names.into_iter(), kept: false });
-                    }
+                    Ok(Some(below)) => levels.push(below),
                     Ok(None) => level.kept = true,
                     Err(e) => {
                         level.kept = true;
@@ -92,8 +87,8 @@ impl Job<'_> {
         live::find(&*self.handle(dir)?, name).at(|| "cannot look at what is there")
     }
 
-    /// A directory to be removed and the names in it; `None` if it is a cache, which no backup holds.
-    fn open_doomed(&self, dir: &Arc<Dir>, name: &[u8], act: bool) -> Result<Option<Doomed>> {
+    /// A directory to be emptied; `None` if it is a cache, which no backup holds.
+    fn open_doomed(&self, dir: &Arc<Dir>, name: &[u8], act: bool) -> Result<Option<Level>> {
         let handle = open_dir(&*self.handle(dir)?, name).at(|| "cannot open the directory")?;
         let names = live::names(&handle).at(|| "cannot list the directory")?;
         if names.iter().any(|name| name == CACHE_TAG) && is_cache(&handle) {
@@ -103,7 +98,7 @@ impl Job<'_> {
             live::unlock(&handle).at(|| "cannot make the directory changeable")?;
         }
         let child = dir.child(name, handle, false, &self.handles).at(|| "cannot look at the directory")?;
-        Ok(Some((child, names)))
+        Ok(Some(Level { dir: child, name: name.to_vec(), names: names.into_iter(), kept: false }))
     }
 
     fn spares(&self, dir: &Dir, name: &[u8], found: &Found) -> bool {

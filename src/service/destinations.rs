@@ -56,6 +56,12 @@ impl Service {
             check::not_ours("directory", directory, std::slice::from_ref(ours))?;
         }
         let real = real_path(directory);
+        let state = real_path(&self.options.state_dir);
+        if real == state || real.starts_with(state.join("keys")) || real.starts_with(state.join("restores")) {
+            return Err(Error::invalid(format!(
+                "directory is {shown}, where Strongroom keeps its catalog and keys; give another"
+            )));
+        }
         for other in t.all::<Destination>()?.iter().filter(|d| Some(d.id) != but) {
             let there = real_path(other.directory());
             if real.starts_with(&there) || there.starts_with(&real) {
@@ -76,6 +82,7 @@ impl Service {
         let new_name = args.string("name")?;
         let max_backups = args.uint("max_backups", 0, u64::from(u32::MAX))?;
         let directory = args.string("directory")?;
+        let moved = directory.is_some();
         args.finish()?;
         if let Some(name) = &new_name {
             name::check("destination", name)?;
@@ -85,7 +92,7 @@ impl Service {
             let mut row = select::destination(w, selector)?;
             if let Some(directory) = &directory {
                 self.check_directory(w, directory, Some(row.id))?;
-                if let Some(vault) = vault_on(w, row.id)? {
+                if moved && let Some(vault) = vault_on(w, row.id)? {
                     let there = crate::vault::read_config(&LocalStore::open(directory)?)?;
                     if there.uuid != vault.uuid {
                         return Err(Error::invalid_state(format!(

@@ -165,6 +165,7 @@ impl Service {
             Some(path) => Some(vault::unlock(&*store, &read_key_file(path)?)?),
             None => None,
         };
+        local_sweep(directory)?;
         let vault = Vault::open(store, master.clone(), &self.options.cache_dir, MEMORY)?;
         let found = vault.recover(self.machine.id)?;
         tracing::debug!(vault = %row.name, ?found, "opened");
@@ -199,6 +200,14 @@ impl Service {
                 return Ok(());
             }
         }
+        for prefix in ["backups/", "packs/", "index/", "state/", "deleted/", "sessions/"] {
+            if !store.list(prefix)?.is_empty() {
+                return Err(Error::invalid_state(format!(
+                    "{} has files in {prefix} already; give an empty directory",
+                    directory.display()
+                )));
+            }
+        }
         let mut new = NewVault { uuid: row.uuid, master: None, key_file: None };
         if row.encryption {
             let (master, secret) = (MasterKey::random()?, Secret::random()?);
@@ -214,4 +223,9 @@ impl Service {
         }
         Vault::create(&store, &new)
     }
+}
+
+/// Settles what a crash left in a destination, before anything in it is relied upon.
+fn local_sweep(directory: &Path) -> Result<()> {
+    LocalStore::open(directory)?.sweep()
 }

@@ -54,7 +54,7 @@ fn read_xattrs(
     };
     let mut xattrs = Xattrs::new();
     let mut total = 0;
-    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty()) {
+    for name in names.split(|b| *b == 0).filter(|name| !name.is_empty() && name.len() <= 255) {
         let value = match get(name, &mut small) {
             Ok(len) => small[..len].to_vec(),
             Err(Errno::RANGE) => grown(|buffer| get(name, buffer))?,
@@ -69,6 +69,7 @@ fn read_xattrs(
         xattrs.push((name.to_vec(), value));
     }
     xattrs.sort_unstable();
+    xattrs.dedup_by(|a, b| a.0 == b.0);
     Ok(xattrs)
 }
 

@@ -5,8 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind as Io, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::{ObjectMeta, ObjectStore, Space};
 use crate::model::{Error, Result};
@@ -23,7 +22,8 @@ pub struct LocalStore {
     root: PathBuf,
     /// Directories with entries that a loss of power could undo.
     unsynced: Mutex<BTreeSet<PathBuf>>,
-    next: AtomicU64,
+    /// Held by who syncs, so that nobody takes for done what another is still doing.
+    syncing: Mutex<()>,
 }
 
 fn failed(what: &str, path: &Path, error: &std::io::Error) -> Error {
@@ -48,7 +48,7 @@ impl LocalStore {
         if !meta.is_dir() {
             return Err(Error::destination_failed(format!("{} is not a directory", root.display())));
         }
-        Ok(Self { root: root.to_path_buf(), unsynced: Mutex::default(), next: AtomicU64::new(0) })
+        Ok(Self { root: root.to_path_buf(), unsynced: Mutex::default(), syncing: Mutex::new(()) })
     }
 
     /// Makes the directory `root` (0700) with its parents where it does not exist, durably.
@@ -56,8 +56,12 @@ impl LocalStore {
         make_dirs(root)?.iter().try_for_each(|dir| sync_dir(dir))
     }
 
-    /// Removes what puts that never finished left behind. Only for the one writer of the place.
+    /// Settles what an earlier process left: names it gave and did not sync become durable, and
+    /// what it put without giving it a name is removed. Only for the one writer of the place.
     pub fn sweep(&self) -> Result<()> {
+        File::open(&self.root)
+            .and_then(|root| nix::unistd::syncfs(root).map_err(Into::into))
+            .map_err(|e| failed("sync", &self.root, &e))?;
         let dir = self.root.join(TEMPORARY);
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
@@ -132,9 +136,8 @@ fn sync_dir(dir: &Path) -> Result<()> {
 impl ObjectStore for LocalStore {
     fn put(&self, key: &str, data: &[u8]) -> Result<()> {
         let path = self.path(key)?;
-        let unique = self.next.fetch_add(1, Ordering::Relaxed);
         let dir = self.root.join(TEMPORARY);
-        let temporary = dir.join(format!("{}-{unique}", std::process::id()));
+        let temporary = dir.join(uuid::Uuid::new_v4().simple().to_string());
         let create = || {
             OpenOptions::new()
                 .write(true)
@@ -253,6 +256,7 @@ impl ObjectStore for LocalStore {
     }
 
     fn sync(&self) -> Result<()> {
+        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let dirs = match self.unsynced.lock() {
             Ok(mut unsynced) => std::mem::take(&mut *unsynced),
             Err(_) => return Err(Error::failed("the list of unsynced directories was lost to an earlier failure")),

@@ -1,6 +1,6 @@
 //! Storing directories and lists: what turns entries into nodes.
 
-use super::tree::{Child, Content, Entry, Part, Totals, content, node};
+use super::tree::{Child, Content, Entry, Node, Part, Totals, content, node};
 use super::writer::Lane;
 use crate::model::{Id, Result};
 
@@ -47,7 +47,10 @@ pub fn put_directory(lane: &mut Lane, entries: &[Entry]) -> Result<(Id, Totals)>
     for leaf in leaves(entries) {
         let mut totals = Totals::default();
         leaf.iter().for_each(|entry| totals.add(entry.totals()));
-        let node = lane.put(&node::encode_leaf(leaf.iter()))?;
+        let encoded = node::encode_leaf(leaf.iter());
+        // What a reader would refuse must fail here, not when it is needed.
+        Node::decode(&encoded)?;
+        let node = lane.put(&encoded)?;
         let last = leaf.last().map(|entry| entry.name.clone()).unwrap_or_default();
         children.push(Child { last, count: leaf.len() as u64, totals, node });
     }

@@ -191,6 +191,15 @@ impl Vault {
         self.replace_index(|_| Ok((LocalIndex::load(&self.dir.join("index"), &*self.store, &self.keys)?, ())))
     }
 
+    /// Makes the local index anew from the authenticated index objects, trusting no local file.
+    pub fn rebuild_index(&self) -> Result<()> {
+        self.replace_index(|_| {
+            let dir = self.dir.join("index");
+            LocalIndex::forget(&dir)?;
+            Ok((LocalIndex::load(&dir, &*self.store, &self.keys)?, ()))
+        })
+    }
+
     /// Whether the vault holds the blob.
     pub fn contains(&self, id: &Id) -> bool {
         self.index().contains(id)

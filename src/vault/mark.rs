@@ -12,6 +12,9 @@ use crate::model::{Error, Id, Progress, Result};
 pub struct Marks {
     index: Arc<LocalIndex>,
     bits: Vec<Vec<u64>>,
+    /// Nodes that were walked. A file may hold the very bytes of a node: it is marked then, but
+    /// what the node refers to is not.
+    walked: Vec<Vec<u64>>,
 }
 
 /// What a walk over trees is told.
@@ -32,17 +35,21 @@ impl Marks {
     /// No marks on the vault's index as it is now.
     pub fn new(vault: &Vault) -> Self {
         let index = vault.index();
-        let bits = index.runs().iter().map(|run| vec![0; run.blob_count().div_ceil(64)]).collect();
-        Self { index, bits }
+        let bits: Vec<Vec<u64>> = index.runs().iter().map(|run| vec![0; run.blob_count().div_ceil(64)]).collect();
+        Self { index, walked: bits.clone(), bits }
     }
 
     /// Marks a blob: whether it was marked before; `None` if the index does not know it.
     pub fn mark(&mut self, id: &Id) -> Option<bool> {
-        let (run, i) = self.find(id)?;
-        let word = self.bits.get_mut(run)?.get_mut(i / 64)?;
-        let before = *word >> (i % 64) & 1 == 1;
-        *word |= 1 << (i % 64);
-        Some(before)
+        let place = self.find(id)?;
+        set(&mut self.bits, place)
+    }
+
+    /// Marks a node that is about to be walked: whether it was walked before.
+    fn walk(&mut self, id: &Id) -> Option<bool> {
+        let place = self.find(id)?;
+        set(&mut self.bits, place);
+        set(&mut self.walked, place)
     }
 
     fn find(&self, id: &Id) -> Option<(usize, usize)> {
@@ -64,7 +71,7 @@ impl Marks {
         let mut pending = vec![(*root, Vec::new())];
         while let Some((id, path)) = pending.pop() {
             progress.check()?;
-            match self.mark(&id) {
+            match self.walk(&id) {
                 Some(true) if !visitor.everything() => continue,
                 Some(_) => {}
                 None => {
@@ -119,6 +126,14 @@ impl Marks {
             }
         }
     }
+}
+
+/// Sets a bit and says whether it was set before.
+fn set(bits: &mut [Vec<u64>], (run, i): (usize, usize)) -> Option<bool> {
+    let word = bits.get_mut(run)?.get_mut(i / 64)?;
+    let before = *word >> (i % 64) & 1 == 1;
+    *word |= 1 << (i % 64);
+    Some(before)
 }
 
 fn joined(dir: &[u8], name: &[u8]) -> Vec<u8> {

@@ -60,6 +60,9 @@ pub fn open(keys: &Keys, class: Class, stored: &mut [u8]) -> Result<Vec<u8>> {
     };
     let [codec, a, b, c, d] = *head;
     let plain_len = u32::from_be_bytes([a, b, c, d]);
+    if u64::from(plain_len) > 4 * OBJECT_MAX {
+        return Err(Error::damaged("an object is too large"));
+    }
     let packed = sealer.open(Record { ordinal: 0, codec, plain_len }, sealed)?;
     compress::decompress(codec, packed, usize::try_from(plain_len).unwrap_or(usize::MAX))
 }

@@ -63,7 +63,13 @@ struct Weight {
 pub fn prune(vault: &Arc<Vault>, dry_run: bool, progress: &Progress) -> Result<PruneReport> {
     let _alone = vault.gate.enter_alone(progress)?;
     vault.check_identity()?;
-    vault.refresh()?;
+    if let Some(other) = vault.foreign_session()? {
+        return Err(Error::invalid_state(format!(
+            "another machine ({other}) writes into the vault or was stopped while it did; prune when it is done"
+        )));
+    }
+    // What is deleted is decided by the index, so nothing local is trusted for it.
+    vault.rebuild_index()?;
     let marks = mark(vault, progress)?;
     let index = marks.index().clone();
     let weights = weigh(&marks);
@@ -83,7 +89,7 @@ pub fn prune(vault: &Arc<Vault>, dry_run: bool, progress: &Progress) -> Result<P
     if dry_run || (dead.is_empty() && thin.is_empty() && !strays) {
         let share = |p: &super::index::run::RunPack| {
             let Weight { live, all } = weight(&p.id);
-            if live == 0 { p.size } else { p.size * (all - live) / all.max(1) }
+            if live == 0 { p.size } else { p.size / 100 * (all.saturating_sub(live) * 100 / all.max(1)) }
         };
         let gone = |id: &Id| dead.contains(id) || thin.contains(id);
         report.bytes_freed = index.packs().filter(|p| gone(&p.id)).map(|p| share(&p)).sum();

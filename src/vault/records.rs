@@ -162,6 +162,20 @@ impl Vault {
         Ok(recovered)
     }
 
+    /// Another machine that has a session in the vault.
+    pub(super) fn foreign_session(&self) -> Result<Option<Uuid>> {
+        let mine = self.machine.get().copied();
+        for object in self.store.list(object::prefix(Class::Session))? {
+            let Ok(mut bytes) = self.store.get(&object.key, 1 << 16) else { continue };
+            let session = object::open(&self.keys, Class::Session, &mut bytes)
+                .and_then(|plain| from_json::<Session>("a session", &plain));
+            if let Some(other) = session.ok().and_then(|s| s.machine).filter(|m| Some(*m) != mine && mine.is_some()) {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    }
+
     /// Announces a writer; see [`Session`].
     pub(super) fn begin_session(&self) -> Result<OpenSession> {
         let key = format!("{}{}", object::prefix(Class::Session), Uuid::new_v4().simple());

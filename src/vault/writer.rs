@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::compress::{Compression, Compressor};
 use super::gate::Pass;
 use super::handle::Vault;
-use super::pack::{PACK_TARGET, PackBuilder, PackRecord};
+use super::pack::{PACK_TARGET, PackBuilder, PackRecord, SEGMENT_MAX};
 use super::records::OpenSession;
 use super::seal::Class;
 use crate::model::{Error, Id, Result};
@@ -223,6 +223,8 @@ impl Shared {
     fn store_pack(&self, pack: PackBuilder) -> Result<()> {
         let pack = pack.finish()?;
         self.vault.store.put(&super::object::key(pack.record.class, &pack.record.id), &pack.bytes)?;
+        // A destination that went away meanwhile leaves an empty directory to write into.
+        self.vault.check_identity()?;
         self.stored.fetch_add(pack.bytes.len() as u64, Relaxed);
         let full = {
             let mut waiting = lock(&self.waiting);
@@ -267,6 +269,9 @@ impl Lane {
     /// Stores a blob though the vault holds it, as prune does before it deletes the old place.
     pub(super) fn put_anew(&mut self, id: Id, bytes: &[u8]) -> Result<()> {
         let len = u32::try_from(bytes.len()).map_err(|_| Error::failed("a blob is too long"))?;
+        if bytes.len() > SEGMENT_MAX {
+            return Err(Error::failed("a blob is longer than a segment may be"));
+        }
         if bytes.len() >= ALONE {
             self.emit(bytes, vec![(id, len)])?;
         } else {

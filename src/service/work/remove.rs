@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::Report;
 use crate::catalog::{Backup, Destination, Job, Resource, Tables, VaultRow, backup};
-use crate::model::{Error, ErrorKind, Progress, Result};
+use crate::model::{Error, ErrorKind, Id, Progress, Result};
 use crate::service::{Event, ObjectKind, Service};
 use crate::store::{LocalStore, ObjectStore};
 use crate::vault::read_config;
@@ -41,8 +41,15 @@ impl Service {
                         config.uuid
                     )));
                 }
-                // An earlier attempt got this far.
-                Err(e) if e.kind == ErrorKind::NotFound => {}
+                // An earlier attempt got this far, unless the disk is only not mounted: a vault
+                // leaves its empty directories, an empty mount point has none.
+                Err(e) if e.kind == ErrorKind::NotFound && place.directory().join("keys").is_dir() => {}
+                Err(e) if e.kind == ErrorKind::NotFound => {
+                    return Err(Error::destination_failed(format!(
+                        "{} does not hold the vault; mount what does, or remove the vault without its data",
+                        place.directory().display()
+                    )));
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -77,6 +84,15 @@ impl Service {
     }
 }
 
+/// Whether a key is of an object that a vault makes; whatever else lies there is not ours.
+fn is_ours(prefix: &str, key: &str) -> bool {
+    let name = key.rsplit('/').next().unwrap_or_default();
+    match prefix {
+        "sessions/" => name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit()),
+        _ => name.parse::<Id>().is_ok(),
+    }
+}
+
 fn empty(store: &dyn ObjectStore, progress: &Progress) -> Result<u64> {
     let mut deleted = 0;
     for prefix in PREFIXES {
@@ -84,6 +100,9 @@ fn empty(store: &dyn ObjectStore, progress: &Progress) -> Result<u64> {
         progress.expect(objects.len() as u64, 0);
         for object in objects {
             progress.check()?;
+            if !is_ours(prefix, &object.key) {
+                continue;
+            }
             store.delete(&object.key)?;
             progress.add(1, 0);
             deleted += 1;

@@ -95,8 +95,23 @@ impl LocalIndex {
         Ok(this)
     }
 
+    /// Removes the runs in `dir`; those who read them go on.
+    pub fn forget(dir: &Path) -> Result<()> {
+        for entry in fs::read_dir(dir).at(|| format!("cannot list {}", dir.display()))?.flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == "run") {
+                fs::remove_file(&path).at(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// This index with one more index object.
     pub fn with(&self, id: Id, supersedes: &[Id], packs: &[PackRecord]) -> Result<Self> {
+        // A refresh may have found it in the store already.
+        if self.sources().any(|source| source == id) {
+            return Ok(self.clone());
+        }
         let mut runs = self.runs.clone();
         runs.push(Arc::new(run::write(&self.dir, &[id], supersedes, packs)?));
         // Runs double in size from new to old, so a look-up asks few of them.
