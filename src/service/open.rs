@@ -160,12 +160,12 @@ impl Service {
                 config.uuid
             )));
         }
+        local.sweep()?;
         let store: Arc<dyn ObjectStore> = Arc::new(local);
         let master = match &row.key_file {
             Some(path) => Some(vault::unlock(&*store, &read_key_file(path)?)?),
             None => None,
         };
-        local_sweep(directory)?;
         let vault = Vault::open(store, master.clone(), &self.options.cache_dir, MEMORY)?;
         let found = vault.recover(self.machine.id)?;
         tracing::debug!(vault = %row.name, ?found, "opened");
@@ -223,9 +223,4 @@ impl Service {
         }
         Vault::create(&store, &new)
     }
-}
-
-/// Settles what a crash left in a destination, before anything in it is relied upon.
-fn local_sweep(directory: &Path) -> Result<()> {
-    LocalStore::open(directory)?.sweep()
 }
