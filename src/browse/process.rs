@@ -1,7 +1,8 @@
 //! What becomes of the process: its own session, its limits, its end.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::model::{IoContext, Result};
 
@@ -18,10 +19,33 @@ pub fn settle() {
     let _ = nix::unistd::chdir("/");
 }
 
-/// The signals that end the process; blocked in all threads, so that one can wait for them.
-pub fn block_signals() -> Result<SigSet> {
-    let mut set = SigSet::empty();
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().for_each(|signal| set.add(signal));
-    set.thread_block().at(|| "cannot block signals")?;
-    Ok(set)
+/// The signals that end the process. Caught from the moment this is made, whichever thread they
+/// come to.
+pub struct Signals {
+    runtime: Runtime,
+    signals: [Signal; 3],
+}
+
+impl Signals {
+    /// Catches SIGTERM, SIGINT and SIGHUP.
+    pub fn new() -> Result<Self> {
+        let catch = || {
+            let runtime = Builder::new_current_thread().enable_io().build()?;
+            let guard = runtime.enter();
+            let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+            let [term, int, hup] = kinds.map(signal);
+            let signals = [term?, int?, hup?];
+            drop(guard);
+            Ok::<_, std::io::Error>(Self { runtime, signals })
+        };
+        catch().at(|| "cannot catch signals")
+    }
+
+    /// Waits for one of them.
+    pub fn wait(mut self) {
+        let [term, int, hup] = &mut self.signals;
+        self.runtime.block_on(async {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, _ = hup.recv() => {} }
+        });
+    }
 }

@@ -119,7 +119,7 @@ fn lock(socket: &Path) -> Result<Flock<File>> {
 
 fn start(options: &Options) -> Result<(fuse::Served, PathBuf, Arc<AtomicBool>)> {
     process::settle();
-    let signals = process::block_signals()?;
+    let signals = process::Signals::new()?;
     make_dir(&options.socket)?;
     let lock = lock(&options.socket)?;
     let point = mount::prepare(&options.mount)?;
@@ -142,8 +142,7 @@ fn start(options: &Options) -> Result<(fuse::Served, PathBuf, Arc<AtomicBool>)> 
         });
         let (waiting, at) = (server.clone(), options.socket.clone());
         spawn("signals", move || {
-            // Whatever the reason, a wait that fails must not leave a process that cannot be ended.
-            let _ = signals.wait();
+            signals.wait();
             waiting.end(&at);
         })?;
         if options.linger > 0 {
