@@ -183,9 +183,6 @@ impl View {
     fn new(json: bool) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
-            if let Ok(style) = ProgressStyle::with_template("{prefix} [{bar:30}] {percent:>3}% {wide_msg}") {
-                bar.set_style(style.progress_chars("=> "));
-            }
             bar
         });
         Self { lines: bar.is_none() && !json, bar, told: (String::new(), Instant::now()) }
@@ -196,6 +193,13 @@ impl View {
         let state = output::text(job, "state");
         if let Some(bar) = &self.bar {
             let progress = if let Some(Value::Double(p)) = job.get("progress") { p.clamp(0.0, 1.0) } else { 0.0 };
+            // How much there is may not be known before all of it is done.
+            let known = progress > 0.0;
+            let template =
+                if known { "{prefix} [{bar:30}] {percent:>3}% {wide_msg}" } else { "{prefix} {spinner} {wide_msg}" };
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style.progress_chars("=> "));
+            }
             bar.set_prefix(output::text(job, "kind"));
             bar.set_position((progress * 1000.0) as u64);
             bar.set_message(if state == "pending" { "waiting".to_owned() } else { describe(job) });
