@@ -181,10 +181,9 @@ struct View {
 
 impl View {
     fn new(json: bool) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
-            bar
-        });
+        let bar = std::io::stderr()
+            .is_terminal()
+            .then(|| ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr()));
         Self { lines: bar.is_none() && !json, bar, told: (String::new(), Instant::now()) }
     }
 
