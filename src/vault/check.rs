@@ -55,6 +55,7 @@ impl VerifyReport {
 pub fn verify(vault: &Vault, manifests: &[Id], read_data: bool, progress: &Progress) -> Result<VerifyReport> {
     vault.check_identity()?;
     vault.refresh()?;
+    vault.look_for_packs()?;
     let mut report = VerifyReport::default();
     let all = manifests.is_empty();
     let manifests = if all { vault.manifests()? } else { manifests.to_vec() };
@@ -134,7 +135,7 @@ fn packs_of(marks: &Marks) -> HashSet<Id> {
     packs
 }
 
-/// Checks packs and gives the blobs that cannot be read from them.
+/// Checks packs and gives the blobs of which no whole copy was found.
 fn check_packs(
     vault: &Vault,
     needed: Option<&HashSet<Id>>,
@@ -147,7 +148,9 @@ fn check_packs(
     progress.expect(0, if read_data { packs.iter().map(|pack| pack.size).sum() } else { 0 });
     let sizes: std::collections::HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
     let mut bad_packs = HashSet::new();
-    let mut damaged = HashSet::new();
+    // A blob by the pack that does not give it.
+    let mut damaged: HashSet<(Id, Id)> = HashSet::new();
+    let mut whole_packs = HashSet::new();
     for pack in &packs {
         let key = object::key(Class::DataPack, &pack.id);
         match sizes.get(&pack.id) {
@@ -164,7 +167,7 @@ fn check_packs(
     }
     if read_data {
         let next = AtomicUsize::new(0);
-        let results = Mutex::new((&mut *report, &mut damaged, None::<Error>));
+        let results = Mutex::new((&mut *report, &mut damaged, None::<Error>, &mut whole_packs));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
         std::thread::scope(|scope| {
             for _ in 0..threads {
@@ -180,10 +183,13 @@ fn check_packs(
                             Ok(checked) => {
                                 results.0.blobs += checked.blobs;
                                 results.0.bytes += pack.size;
+                                if checked.problems.is_empty() {
+                                    results.3.insert(pack.id);
+                                }
                                 for (object, message) in checked.problems {
                                     results.0.add(object, message);
                                 }
-                                results.1.extend(checked.damaged);
+                                results.1.extend(checked.damaged.into_iter().map(|id| (id, pack.id)));
                             }
                             // What kept it from being read is not known to be damage.
                             Err(e) => drop(results.2.get_or_insert(e)),
@@ -199,16 +205,21 @@ fn check_packs(
     } else {
         report.blobs += index.blob_count();
     }
-    for run in index.runs() {
-        let bad = |i: &usize| {
-            let pack = run.segment(run.blob(*i).segment).and_then(|segment| run.pack(segment.pack));
-            pack.is_none_or(|pack| bad_packs.contains(&pack.id))
-        };
-        if !bad_packs.is_empty() {
-            damaged.extend((0..run.blob_count()).filter(bad).map(|i| run.blob(i).id));
+    let damaged_packs: HashSet<Id> = damaged.iter().map(|(_, pack)| *pack).collect();
+    if read_data {
+        vault.note_damage(&whole_packs, &damaged_packs)?;
+    }
+    if !bad_packs.is_empty() {
+        for run in index.runs() {
+            let pack = |i: usize| run.segment(run.blob(i).segment).and_then(|segment| run.pack(segment.pack));
+            let bad = (0..run.blob_count()).filter_map(|i| Some((run.blob(i).id, pack(i)?.id)));
+            damaged.extend(bad.filter(|(_, pack)| bad_packs.contains(pack)));
         }
     }
-    Ok(damaged)
+    let checked: HashSet<Id> = packs.iter().map(|pack| pack.id).collect();
+    let gone =
+        |id: &Id| !index.copies(id).any(|c| checked.contains(&c.pack.id) && !damaged.contains(&(*id, c.pack.id)));
+    Ok(damaged.iter().map(|(id, _)| *id).filter(gone).collect())
 }
 
 #[derive(Default)]

@@ -1,5 +1,6 @@
 //! An open vault.
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
@@ -10,6 +11,7 @@ use super::cache::SegmentCache;
 use super::config::{self, VaultConfig};
 use super::gate::Gate;
 use super::index::{Found, IndexObject, LocalIndex};
+use super::lost;
 use super::pack::{self, PackRecord};
 use super::seal::{Keys, MasterKey};
 use super::slots::{self, Secret, SlotInfo, SlotKind};
@@ -118,7 +120,7 @@ impl Vault {
         }
         let keys = Keys::new(config.uuid, master);
         let dir = cache_dir.join(config.uuid.to_string());
-        let index = LocalIndex::load(&dir.join("index"), &*store, &keys)?;
+        let index = LocalIndex::load(&dir.join("index"), &*store, &keys)?.with_lost(Arc::new(lost::read(&dir)));
         Ok(Arc::new(Self {
             store,
             keys,
@@ -173,7 +175,9 @@ impl Vault {
     /// Replaces the index by what `change` makes of it; one change at a time.
     pub(super) fn replace_index<T>(&self, change: impl FnOnce(&LocalIndex) -> Result<(LocalIndex, T)>) -> Result<T> {
         let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
-        let (index, result) = change(&self.index())?;
+        let old = self.index();
+        let (index, result) = change(&old)?;
+        let index = index.with_lost(old.lost().clone());
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
         Ok(result)
     }
@@ -200,9 +204,22 @@ impl Vault {
         })
     }
 
-    /// Whether the vault holds the blob.
+    /// Takes other packs for lost.
+    pub(super) fn set_lost(&self, lost: HashSet<Id>) {
+        let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = self.index().as_ref().clone().with_lost(Arc::new(lost));
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
+    }
+
+    /// Whether the vault knows the blob, if only in a pack that is lost.
     pub fn contains(&self, id: &Id) -> bool {
         self.index().contains(id)
+    }
+
+    /// Whether the vault holds the blob, as far as is known: what lies in packs that are missing
+    /// or were found damaged is to be stored again.
+    pub fn holds(&self, id: &Id) -> bool {
+        self.index().holds(id)
     }
 
     /// Where the blob lies, if the vault holds it.
@@ -215,11 +232,11 @@ impl Vault {
     /// A blob's plain bytes, authenticated and checked against `id`; decoded segments are kept
     /// in a bounded cache, so blobs of one segment cost one decode.
     pub fn read_blob(&self, id: &Id) -> Result<Blob> {
-        match self.read_found(id) {
+        match self.read_any(id) {
             // A prune may have moved the blob since this index was loaded.
             Err(e) if e.kind == ErrorKind::NotFound => {
                 self.refresh()?;
-                self.read_found(id).map_err(|e| match e.kind {
+                self.read_any(id).map_err(|e| match e.kind {
                     ErrorKind::NotFound => Error::damaged(e.message),
                     _ => e,
                 })
@@ -228,12 +245,22 @@ impl Vault {
         }
     }
 
-    fn read_found(&self, id: &Id) -> Result<Blob> {
-        let found = self.index().find(id);
+    /// Reads whichever copy of a blob is whole.
+    fn read_any(&self, id: &Id) -> Result<Blob> {
+        let index = self.index();
+        let found = index.find(id);
         let found = found.ok_or_else(|| Error::not_found(format!("the vault does not hold the blob {id}")))?;
+        self.read_found(id, &found).or_else(|e| {
+            let gone = matches!(e.kind, ErrorKind::NotFound | ErrorKind::Damaged);
+            let mut others = index.copies(id).filter(|copy| gone && copy.pack.id != found.pack.id);
+            others.find_map(|copy| self.read_found(id, &copy).ok()).ok_or(e)
+        })
+    }
+
+    fn read_found(&self, id: &Id, found: &Found) -> Result<Blob> {
         let size = usize::try_from(found.segment.plain_len).unwrap_or(usize::MAX);
         let slot = self.cache.slot((found.pack.id, found.segment.ordinal), size);
-        let segment = slot.get(|| self.decode(&found))?;
+        let segment = slot.get(|| self.decode(found))?;
         let start = usize::try_from(found.offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(usize::try_from(found.len).unwrap_or(usize::MAX));
         let bytes =

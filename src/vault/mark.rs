@@ -53,7 +53,7 @@ impl Marks {
     }
 
     fn find(&self, id: &Id) -> Option<(usize, usize)> {
-        self.index.runs().iter().enumerate().find_map(|(run, r)| Some((run, r.position(id)?)))
+        self.index.home(id)
     }
 
     /// Whether the blob at a place of a run is marked.

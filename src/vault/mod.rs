@@ -12,6 +12,7 @@ pub mod directory;
 mod gate;
 pub mod handle;
 pub mod index;
+mod lost;
 pub mod manifest;
 pub mod mark;
 pub mod object;

@@ -70,12 +70,16 @@ pub fn prune(vault: &Arc<Vault>, dry_run: bool, progress: &Progress) -> Result<P
     }
     // What is deleted is decided by the index, so nothing local is trusted for it.
     vault.rebuild_index()?;
+    vault.look_for_packs()?;
     let marks = mark(vault, progress)?;
     let index = marks.index().clone();
     let weights = weigh(&marks);
     let weight = |id: &Id| weights.get(id).copied().unwrap_or_default();
     let dead: HashSet<Id> = index.packs().filter(|p| weight(&p.id).live == 0).map(|p| p.id).collect();
-    let thin = |id: &Id| weight(id).live > 0 && weight(id).live * 100 < weight(id).all * LIVE_MIN;
+    // What is lost cannot be copied. Its record stays as long as a backup needs it.
+    let thin = |id: &Id| {
+        !index.lost().contains(id) && weight(id).live > 0 && weight(id).live * 100 < weight(id).all * LIVE_MIN
+    };
     let thin: HashSet<Id> = index.packs().filter(|p| thin(&p.id)).map(|p| p.id).collect();
     let before = vault.stored_size();
     let mut report = PruneReport {

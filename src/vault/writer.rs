@@ -84,6 +84,7 @@ impl VaultWriter {
     /// Begins to write: checks that the vault is still there and announces a session.
     pub fn start(vault: &Arc<Vault>, compression: Compression) -> Result<Self> {
         let pass = vault.gate.enter();
+        vault.look_for_packs()?;
         Self::start_with(vault, compression, Some(pass))
     }
 
@@ -183,14 +184,14 @@ impl Shared {
     }
 
     fn contains(&self, id: &Id) -> bool {
-        self.vault.contains(id) || self.shard(id).contains(id) || self.vault.contains(id)
+        self.vault.holds(id) || self.shard(id).contains(id) || self.vault.holds(id)
     }
 
     /// Takes a blob on unless it is known.
     fn claim(&self, id: &Id) -> bool {
         // The index is asked under the lock: publishing first adds to it, then forgets claims.
         let mut shard = self.shard(id);
-        !shard.contains(id) && !self.vault.contains(id) && shard.insert(*id)
+        !shard.contains(id) && !self.vault.holds(id) && shard.insert(*id)
     }
 
     fn fail(&self, error: Error) {

@@ -18,6 +18,8 @@ use crate::vault::seal::{Class, Keys};
 pub struct LocalIndex {
     dir: PathBuf,
     runs: Vec<Arc<Run>>,
+    /// Packs that are missing or damaged: what they held is only held if another pack has it too.
+    lost: Arc<HashSet<Id>>,
 }
 
 /// Where a blob was found.
@@ -73,7 +75,7 @@ impl LocalIndex {
             .chain(fresh.iter().flat_map(|(_, index)| index.supersedes.iter().copied()))
             .collect();
         let valid: HashSet<Id> = present.difference(&superseded).copied().collect();
-        let mut this = Self { dir: dir.to_path_buf(), runs: Vec::new() };
+        let mut this = Self { dir: dir.to_path_buf(), ..Self::default() };
         let mut covered: HashSet<Id> = HashSet::new();
         for run in found {
             let fits = run.sources.iter().all(|s| valid.contains(s) && !covered.contains(s));
@@ -124,29 +126,66 @@ impl LocalIndex {
             }
             runs.push(Arc::new(merged));
         }
-        Ok(Self { dir: self.dir.clone(), runs })
+        Ok(Self { dir: self.dir.clone(), runs, lost: self.lost.clone() })
     }
 
-    /// Finds a blob.
+    /// This index with other packs known to be lost.
+    pub fn with_lost(self, lost: Arc<HashSet<Id>>) -> Self {
+        Self { lost, ..self }
+    }
+
+    /// Packs known to be missing or damaged.
+    pub fn lost(&self) -> &Arc<HashSet<Id>> {
+        &self.lost
+    }
+
+    /// Finds a blob; where there are several copies, one that is not lost.
     pub fn find(&self, id: &Id) -> Option<Found> {
-        let mut base = 0;
-        for run in &self.runs {
-            if let Some(blob) = run.find(id) {
-                let segment = run.segment(blob.segment)?;
-                let pack = run.pack(segment.pack)?;
-                return Some(Found { number: base + segment.pack, pack, segment, offset: blob.offset, len: blob.len });
-            }
-            base += u32::try_from(run.pack_count()).unwrap_or(0);
-        }
-        None
+        let (run, i) = self.home(id)?;
+        self.found(run, i)
     }
 
-    /// Whether a blob is known.
+    /// All places of a blob.
+    pub fn copies(&self, id: &Id) -> impl Iterator<Item = Found> {
+        self.places(id).filter_map(|(run, i)| self.found(run, i))
+    }
+
+    /// Whether a blob is known, if only in a pack that is lost.
     pub fn contains(&self, id: &Id) -> bool {
-        self.runs.iter().any(|run| run.find(id).is_some())
+        self.runs.iter().any(|run| run.position(id).is_some())
     }
 
-    /// Its runs; a blob is at home in the first that has it.
+    /// Whether a blob is in a pack that is not lost.
+    pub fn holds(&self, id: &Id) -> bool {
+        if self.lost.is_empty() { self.contains(id) } else { self.copies(id).any(|c| !self.lost.contains(&c.pack.id)) }
+    }
+
+    /// Where a blob is at home: its run and its place there. Of several copies it is one that is
+    /// not lost, always the same one.
+    pub fn home(&self, id: &Id) -> Option<(usize, usize)> {
+        if self.lost.is_empty() {
+            return self.places(id).next();
+        }
+        let mut places = self.places(id).peekable();
+        let first = places.peek().copied();
+        places.find(|(run, i)| self.found(*run, *i).is_some_and(|f| !self.lost.contains(&f.pack.id))).or(first)
+    }
+
+    fn places(&self, id: &Id) -> impl Iterator<Item = (usize, usize)> {
+        self.runs.iter().enumerate().flat_map(|(number, run)| run.copies(id).map(move |i| (number, i)))
+    }
+
+    fn found(&self, number: usize, i: usize) -> Option<Found> {
+        let run = self.runs.get(number)?;
+        let blob = run.blob(i);
+        let segment = run.segment(blob.segment)?;
+        let pack = run.pack(segment.pack)?;
+        let base: usize = self.runs.iter().take(number).map(|run| run.pack_count()).sum();
+        let base = u32::try_from(base).unwrap_or(0);
+        Some(Found { number: base + segment.pack, pack, segment, offset: blob.offset, len: blob.len })
+    }
+
+    /// Its runs.
     pub fn runs(&self) -> &[Arc<Run>] {
         &self.runs
     }

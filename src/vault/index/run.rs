@@ -221,6 +221,19 @@ impl Run {
         })
     }
 
+    /// The places of a blob in the order of ids. There are several where it was stored again.
+    pub fn copies(&self, id: &Id) -> std::ops::Range<usize> {
+        let Some(at) = self.position(id) else { return 0..0 };
+        let (mut start, mut end) = (at, at + 1);
+        while start > 0 && self.id(start - 1) == &id.0[..] {
+            start -= 1;
+        }
+        while end < self.blobs && self.id(end) == &id.0[..] {
+            end += 1;
+        }
+        start..end
+    }
+
     /// Finds a blob: ids are uniform, so its place is guessed from its first bytes and the guess
     /// widened until it brackets the id; then a binary search.
     pub fn find(&self, id: &Id) -> Option<RunBlob> {
@@ -289,7 +302,7 @@ pub fn write(dir: &Path, sources: &[Id], superseded: &[Id], packs: &[PackRecord]
         }
     }
     blobs.sort_unstable_by_key(|b| (b.id, b.segment));
-    blobs.dedup_by_key(|b| b.id);
+    blobs.dedup_by_key(|b| (b.id, b.segment));
     let parts = Parts { sources, superseded, packs: &pack_table, segments: &segments, count: blobs.len() };
     parts.write(dir, || blobs.iter().copied())
 }
@@ -309,33 +322,27 @@ pub fn merge(dir: &Path, runs: &[&Run]) -> Result<Run> {
             Some(RunSegment { pack: s.pack + base, ..s })
         }));
     }
-    let merged = || Merge { runs, bases: &bases, at: vec![0; runs.len()], last: None };
+    let merged = || Merge { runs, bases: &bases, at: vec![0; runs.len()] };
     let count = merged().count();
     let parts = Parts { sources: &sources, superseded: &superseded, packs: &packs, segments: &segments, count };
     parts.write(dir, merged)
 }
 
-/// The blobs of several runs in order of ids, each id once.
+/// The blobs of several runs in order of ids, with every copy: one of them may be lost.
 struct Merge<'a> {
     runs: &'a [&'a Run],
     bases: &'a [u32],
     at: Vec<usize>,
-    last: Option<Id>,
 }
 
 impl Iterator for Merge<'_> {
     type Item = RunBlob;
     fn next(&mut self) -> Option<RunBlob> {
-        loop {
-            let heads = self.runs.iter().zip(&self.at).enumerate().filter(|(_, (run, at))| **at < run.blobs);
-            let (i, _) = heads.min_by_key(|(_, (run, at))| run.id(**at))?;
-            let blob = self.runs[i].blob(self.at[i]);
-            self.at[i] += 1;
-            if self.last != Some(blob.id) {
-                self.last = Some(blob.id);
-                return Some(RunBlob { segment: blob.segment + self.bases[i], ..blob });
-            }
-        }
+        let heads = self.runs.iter().zip(&self.at).enumerate().filter(|(_, (run, at))| **at < run.blobs);
+        let (i, _) = heads.min_by_key(|(_, (run, at))| run.id(**at))?;
+        let blob = self.runs[i].blob(self.at[i]);
+        self.at[i] += 1;
+        Some(RunBlob { segment: blob.segment + self.bases[i], ..blob })
     }
 }
 

@@ -95,3 +95,76 @@ fn an_encrypted_vault_does_not_pass_for_a_plain_one() {
     let opened = Vault::open(vault.store().clone(), Some(MasterKey([0; 32])), dir.path(), 0);
     assert_eq!(opened.unwrap_err().kind, ErrorKind::Damaged);
 }
+
+/// Backs up again after `harm` was done to every pack in turn: nothing counts on what is lost, the
+/// earlier backup is whole again too, and prune forgets the lost pack.
+fn heals(harm: impl Fn(&Path), find: impl Fn(&Vault)) {
+    let count = {
+        let dir = tempfile::tempdir().unwrap();
+        let vault = vault(dir.path());
+        back_up(&vault, &files());
+        vault.store().list("packs/").unwrap().len()
+    };
+    for number in 0..count {
+        let dir = tempfile::tempdir().unwrap();
+        let first = back_up(&vault(dir.path()), &files());
+        let key = vault(dir.path()).store().list("packs/").unwrap()[number].key.clone();
+        harm(&dir.path().join("vault").join(&key));
+        find(&vault(dir.path()));
+        let opened = vault(dir.path());
+        let second = back_up(&opened, &files());
+        // Both an index that grew and one that is made anew find the whole copies, and so does a
+        // reader that does not know what is lost.
+        opened.rebuild_index().unwrap();
+        let opened = vault(dir.path());
+        for id in [first, second] {
+            assert_eq!(read_back(&opened, &id), files(), "{key}");
+            assert_eq!(verify(&opened, &[id], true, &Progress::default()).unwrap().damaged_backups, [], "{key}");
+        }
+        let report = verify(&opened, &[], true, &Progress::default()).unwrap();
+        assert!(report.damaged_backups.is_empty() && report.problem_count > 0, "{report:?}");
+        prune(&opened, false, &Progress::default()).unwrap();
+        assert!(clean(&opened) && clean(&vault(dir.path())), "{key}");
+        for id in [first, second] {
+            assert_eq!(read_back(&vault(dir.path()), &id), files(), "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_pack_is_stored_again() {
+    heals(|path| std::fs::remove_file(path).unwrap(), |_| ());
+}
+
+#[test]
+fn a_pack_cut_short_is_stored_again() {
+    heals(|path| std::fs::write(path, &std::fs::read(path).unwrap()[..100]).unwrap(), |_| ());
+}
+
+#[test]
+fn a_damaged_pack_is_stored_again_once_it_was_found() {
+    let harm = |path: &Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes.iter_mut().skip(60).step_by(97).for_each(|b| *b ^= 1);
+        std::fs::write(path, bytes).unwrap();
+    };
+    heals(harm, |vault| assert!(verify(vault, &[], true, &Progress::default()).unwrap().problem_count > 0));
+}
+
+#[test]
+fn a_pack_that_came_back_counts_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = back_up(&vault(dir.path()), &files());
+    let path = dir.path().join("vault").join(&vault(dir.path()).store().list("packs/").unwrap()[0].key);
+    let good = std::fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    bad.iter_mut().skip(60).for_each(|b| *b ^= 1);
+    std::fs::write(&path, bad).unwrap();
+    assert!(!clean(&vault(dir.path())));
+    std::fs::write(&path, good).unwrap();
+    assert!(clean(&vault(dir.path())));
+    let before = vault(dir.path()).stored_size();
+    let again = back_up(&vault(dir.path()), &files());
+    assert_eq!((vault(dir.path()).stored_size(), read_back(&vault(dir.path()), &again)), (before, files()));
+    assert_eq!(read_back(&vault(dir.path()), &id), files());
+}
