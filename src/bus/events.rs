@@ -207,7 +207,7 @@ impl Announcer {
         let ended: Vec<u64> = self.jobs.keys().copied().filter(|id| !now.contains(&(ObjectKind::Job, *id))).collect();
         for id in ended {
             let status = self.status(id).await.unwrap_or_default();
-            self.job_removed(id, &status.state, &status.error).await;
+            self.job_removed(id, &status.state, &status.error_name).await;
         }
     }
 

@@ -128,9 +128,10 @@ impl Job {
         Ok(self.status()?.current_item)
     }
 
-    /// Why it failed, or nothing.
-    #[zbus(property)]
-    async fn error(&self) -> Result<String> {
+    /// Why it failed, or nothing; for those who may read.
+    #[zbus(property(emits_changed_signal = "invalidates"))]
+    async fn error(&self, #[zbus(header)] header: Option<Header<'_>>) -> Result<String> {
+        objects::may_read(&self.hub, header.as_ref()).await?;
         Ok(self.status()?.error)
     }
 }
@@ -143,9 +144,6 @@ pub async fn emit_changes(connection: &Connection, before: &JobStatus, now: &Job
     }
     if before.progress.to_bits() != now.progress.to_bits() {
         changed.insert("Progress", Variant::F64(now.progress));
-    }
-    if before.error != now.error {
-        changed.insert("Error", Variant::from(now.error.replace('\0', "\u{fffd}")));
     }
     for (name, old, new) in [
         ("BytesDone", before.bytes_done, now.bytes_done),
@@ -160,13 +158,19 @@ pub async fn emit_changes(connection: &Connection, before: &JobStatus, now: &Job
             changed.insert(name, Variant::U64(new));
         }
     }
-    // The item is content, and signals carry none.
-    let invalidated: &[&str] = if before.current_item == now.current_item { &[] } else { &["CurrentItem"] };
+    // The item and the error's words are content, and signals carry none.
+    let mut invalidated = Vec::new();
+    if before.current_item != now.current_item {
+        invalidated.push("CurrentItem");
+    }
+    if before.error != now.error {
+        invalidated.push("Error");
+    }
     if changed.is_empty() && invalidated.is_empty() {
         return Ok(());
     }
     let Ok(path) = objects::path(ObjectKind::Job, now.id) else { return Ok(()) };
     let emitter = SignalEmitter::new(connection, path)?;
     let interface = InterfaceName::from_static_str_unchecked(INTERFACE);
-    zbus::fdo::Properties::properties_changed(&emitter, interface, changed, Cow::Borrowed(invalidated)).await
+    zbus::fdo::Properties::properties_changed(&emitter, interface, changed, Cow::Borrowed(&invalidated)).await
 }

@@ -83,6 +83,10 @@ pub struct Backup {
     pub error: Option<String>,
     /// What there is to say.
     pub message: Option<String>,
+    /// Whether its manifest may be in the vault all the same: the daemon was killed, and the vault
+    /// could not be asked since.
+    #[serde(default)]
+    pub unsure: bool,
 }
 
 impl Row for Backup {

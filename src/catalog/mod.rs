@@ -131,6 +131,14 @@ impl Catalog {
         work(&Reader::new(self.db.begin_read().map_err(failed)?))
     }
 
+    /// Does what [`Catalog::write`] would do, and changes nothing: says whether it would succeed.
+    pub fn check<T>(&self, work: impl FnOnce(&Writer) -> Result<T>) -> Result<T> {
+        let writer = Writer::new(self.db.begin_write().map_err(failed)?);
+        let done = work(&writer);
+        writer.into_inner().abort().map_err(failed)?;
+        done
+    }
+
     /// Changes the catalog in one transaction; an error changes nothing.
     pub fn write<T>(&self, work: impl FnOnce(&Writer) -> Result<T>) -> Result<T> {
         let mut transaction = self.db.begin_write().map_err(failed)?;

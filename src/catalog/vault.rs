@@ -42,6 +42,9 @@ pub struct VaultRow {
     pub last_manifest: Option<Id>,
     /// Set while a job removes it.
     pub removing: bool,
+    /// Set before the first of its objects is deleted with it: it can only be removed for good.
+    #[serde(default)]
+    pub emptied: bool,
 }
 
 impl Row for VaultRow {

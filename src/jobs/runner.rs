@@ -132,6 +132,11 @@ impl Jobs {
         self.ended.notify_all();
     }
 
+    /// Takes a job that waits out of the queue; says whether it still waited.
+    pub fn withdraw(&self, id: u64) -> bool {
+        self.state().queue.withdraw(id)
+    }
+
     /// Withdraws a job that waits, or asks one that runs to stop.
     pub fn cancel(&self, id: u64) -> Stopped {
         let mut state = self.state();

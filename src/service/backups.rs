@@ -167,6 +167,7 @@ impl Service {
                 error_list: None,
                 error: None,
                 message: units.map(str::to_owned),
+                unsure: false,
             };
             w.put(&row)?;
             let draft = Draft {
@@ -276,6 +277,8 @@ impl Service {
         let protected = args.bool("protected")?;
         args.finish()?;
         let row = self.catalog.write(|w| {
+            // Its removal may wait in the queue, which protection would come too late for.
+            vaults::refuse_removing(&w.need(w.need::<Backup>(id)?.vault)?)?;
             w.update::<Backup>(id, |row| {
                 refuse_deleting(row)?;
                 if let Some(text) = description {

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, not_offered, select};
+use super::{Event, ObjectKind, Service, check, locked, not_offered, select};
 use crate::catalog::destination::Place;
-use crate::catalog::{Destination, Tables, Task, VaultRow};
+use crate::catalog::{Destination, Tables, Task, VaultRow, Writer};
 use crate::jobs::{Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, name};
 use crate::store::{LocalStore, ObjectStore};
@@ -32,19 +32,23 @@ impl Service {
         args.finish()?;
         let directory = directory.ok_or_else(|| Error::invalid("directory is missing; give an absolute path"))?;
         let directory = check::clean_path("directory", Path::new(&directory))?;
-        let id = self.catalog.write(|w| {
-            self.check_directory(w, &directory, None)?;
+        // Directories, which may be slow, are not touched while others wait for the catalog.
+        let _one = locked(&self.making);
+        self.check_directory(&self.catalog.read(Tables::all::<Destination>)?, &directory)?;
+        let add = |w: &Writer| {
             let id = w.next_id::<Destination>()?;
             let place = Place::Local { directory: directory.clone() };
             w.put(&Destination { id, name: name.to_owned(), place, max_backups, created_at: Timestamp::now() })?;
-            LocalStore::create_dir(&directory)?;
             Ok(id)
-        })?;
+        };
+        self.catalog.check(add)?;
+        LocalStore::create_dir(&directory)?;
+        let id = self.catalog.write(add)?;
         self.emit(Event::ObjectAdded { kind: ObjectKind::Destination, id });
         Ok(id)
     }
 
-    fn check_directory(&self, t: &impl Tables, directory: &Path, but: Option<u64>) -> Result<()> {
+    fn check_directory(&self, others: &[Destination], directory: &Path) -> Result<()> {
         let shown = directory.display();
         if directory == Path::new("/") {
             return Err(Error::invalid("directory is /; give a directory of its own"));
@@ -62,7 +66,7 @@ impl Service {
                 "directory is {shown}, where Strongroom keeps its catalog and keys; give another"
             )));
         }
-        for other in t.all::<Destination>()?.iter().filter(|d| Some(d.id) != but) {
+        for other in others {
             let there = real_path(other.directory());
             if real.starts_with(&there) || there.starts_with(&real) {
                 return Err(Error::invalid(format!(
@@ -82,25 +86,34 @@ impl Service {
         let new_name = args.string("name")?;
         let max_backups = args.uint("max_backups", 0, u64::from(u32::MAX))?;
         let directory = args.string("directory")?;
-        let moved = directory.is_some();
         args.finish()?;
         if let Some(name) = &new_name {
             name::check("destination", name)?;
         }
         let directory = directory.map(|d| check::clean_path("directory", Path::new(&d))).transpose()?;
+        let _one = locked(&self.making);
+        let (was, others) = self.catalog.read(|r| {
+            let row = select::destination(r, selector)?;
+            let others: Vec<_> = r.all::<Destination>()?.into_iter().filter(|d| d.id != row.id).collect();
+            Ok((row, others))
+        })?;
+        if let Some(directory) = &directory {
+            self.check_directory(&others, directory)?;
+            if let Some(vault) = self.catalog.read(|r| vault_on(r, was.id))? {
+                let there = crate::vault::read_config(&LocalStore::open(directory)?)?;
+                if there.uuid != vault.uuid {
+                    return Err(Error::invalid_state(format!(
+                        "{} does not hold the vault {:?}; copy it there first",
+                        directory.display(),
+                        vault.name
+                    )));
+                }
+            }
+        }
         let id = self.catalog.write(|w| {
-            let mut row = select::destination(w, selector)?;
+            let mut row: Destination = w.need(was.id)?;
             if let Some(directory) = &directory {
-                self.check_directory(w, directory, Some(row.id))?;
-                if moved && let Some(vault) = vault_on(w, row.id)? {
-                    let there = crate::vault::read_config(&LocalStore::open(directory)?)?;
-                    if there.uuid != vault.uuid {
-                        return Err(Error::invalid_state(format!(
-                            "{} does not hold the vault {:?}; copy it there first",
-                            directory.display(),
-                            vault.name
-                        )));
-                    }
+                if let Some(vault) = vault_on(w, row.id)? {
                     super::vaults::refuse_busy(w, &vault)?;
                 }
                 row.place = Place::Local { directory: directory.clone() };

@@ -27,7 +27,7 @@ pub enum Event {
         id: u64,
         /// The state it ended in.
         result: String,
-        /// Why, if it failed.
+        /// The name of the error it ended with; the words may name paths, and are the job's.
         error: String,
     },
     /// A job changed its state.
@@ -48,7 +48,7 @@ pub enum Event {
         id: u64,
         /// Its resource.
         resource: u64,
-        /// Why.
+        /// The name of the error.
         error: String,
     },
     /// An object came.
@@ -103,4 +103,6 @@ pub struct JobStatus {
     pub current_item: String,
     /// Why it failed.
     pub error: String,
+    /// The name of that error.
+    pub error_name: String,
 }

@@ -36,7 +36,7 @@ const KINDS: &[&str] = &["backup", "restore", "export", "delete", "prune", "veri
 const STATES: &[&str] = &["pending", "running", "in_progress", "completed", "failed", "cancelled"];
 
 /// The D-Bus name of a class of failures.
-fn error_name(kind: ErrorKind) -> &'static str {
+pub(super) fn error_name(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::InvalidArgument => "org.strongroom1.Error.InvalidArgument",
         ErrorKind::NotFound => "org.strongroom1.Error.NotFound",
@@ -50,7 +50,7 @@ fn error_name(kind: ErrorKind) -> &'static str {
         ErrorKind::AccessDenied => "org.freedesktop.DBus.Error.AccessDenied",
         ErrorKind::InteractiveAuthorizationRequired => "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired",
         ErrorKind::Cancelled => "org.strongroom1.Error.Cancelled",
-        ErrorKind::Failed => "org.strongroom1.Error.Failed",
+        ErrorKind::Failed => "org.freedesktop.DBus.Error.Failed",
     }
 }
 
@@ -74,6 +74,7 @@ fn status(row: &Job, live: Option<&Live>) -> JobStatus {
         files_total: row.done.files_total,
         start_time: row.started_at.map_or(0, micros),
         error: row.error.clone().unwrap_or_default(),
+        error_name: row.error_kind.map(error_name).unwrap_or_default().to_owned(),
         ..JobStatus::default()
     };
     if let (Some(live), false) = (live, row.state.ended()) {
@@ -197,11 +198,18 @@ impl Service {
         if row.state.ended() {
             return Err(Error::invalid_state(format!("job {id} is {} already", row.state.name())));
         }
-        if row.state == State::Running && matches!(row.task, Task::Remove { .. }) {
+        // A job whose row is there is in the queue, or was.
+        let guard = locked(&self.submitting);
+        let stopped = if !matches!(row.task, Task::Remove { .. }) {
+            self.jobs.cancel(id)
+        } else if self.jobs.withdraw(id) {
+            Stopped::Withdrawn
+        } else {
             return Err(Error::invalid_state(format!("job {id} removes a vault, which cannot be left half-way")));
-        }
-        let _guard = locked(&self.submitting);
-        match self.jobs.cancel(id) {
+        };
+        // What is withdrawn is nobody else's any more.
+        drop(guard);
+        match stopped {
             Stopped::Withdrawn => self.close(id, Err(Error::cancelled()), None),
             // It ended meanwhile, or is about to say so.
             Stopped::Asked | Stopped::Unknown => {}

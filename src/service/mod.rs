@@ -75,6 +75,8 @@ pub struct Service {
     descriptors: Mutex<BTreeMap<u64, Arc<OwnedFd>>>,
     /// Held from a job's row to its place in the queue, so that nobody sees one without the other.
     submitting: Mutex<()>,
+    /// Held while a vault or destination is made or moved, outside of transactions.
+    making: Mutex<()>,
 }
 
 impl std::fmt::Debug for Service {
@@ -112,6 +114,7 @@ impl Service {
             machine,
             descriptors: Mutex::default(),
             submitting: Mutex::default(),
+            making: Mutex::default(),
             options,
         });
         service.first_start()?;

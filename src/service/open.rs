@@ -141,6 +141,12 @@ impl Service {
         let name = || format!("vault {:?} on destination {:?}", row.name, place.name);
         let opened = Arc::new(self.open_at(row, place.directory()).map_err(|e| e.context(name()))?);
         *open = Some(Arc::clone(&opened));
+        drop(open);
+        match self.ask_for_unsure(row.id, &opened.vault) {
+            Ok(true) => self.show_all(),
+            Ok(false) => {}
+            Err(e) => tracing::warn!("{}: {e}", name()),
+        }
         Ok(opened)
     }
 

@@ -7,11 +7,11 @@ use jiff::Timestamp;
 
 use super::submit::Draft;
 use super::work::temporary;
-use super::{Service, backups};
+use super::{Event, Service, backups};
 use crate::catalog::{Backup, Job, Resource, State, Tables, Task, VaultRow, backup, job};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Error, ErrorKind, Result};
-use crate::vault::Manifest;
+use crate::vault::{Manifest, Vault};
 
 /// What a job becomes.
 enum Fate {
@@ -58,15 +58,20 @@ impl Service {
             Ok(open)
         })?;
         for job in &open {
+            let mut unsure = false;
             if let (Task::Backup { .. }, State::Running, Some(id)) = (&job.task, job.state, job.backup) {
-                // An unreachable destination must not keep the daemon from starting.
                 match self.find_manifest(id) {
                     Ok(Some(found)) => {
-                        self.complete_from(job, id, found)?;
+                        self.complete_from(id, found)?;
                         continue;
                     }
                     Ok(None) => {}
-                    Err(e) => tracing::warn!("cannot look for the manifest of backup {id}: {e}"),
+                    // An unreachable destination must not keep the daemon from starting. The vault
+                    // is asked when it can be opened.
+                    Err(e) => {
+                        tracing::warn!("cannot look for the manifest of backup {id}: {e}");
+                        unsure = true;
+                    }
                 }
             }
             self.clean_up(job);
@@ -86,6 +91,7 @@ impl Service {
                             row.status = State::Failed;
                             row.completed_at = Some(now);
                             row.error = Some(why.into());
+                            row.unsure = unsure;
                             Ok(())
                         })?;
                     }
@@ -134,16 +140,20 @@ impl Service {
 
     /// The manifest of a backup that had begun, if it was published.
     fn find_manifest(&self, id: u64) -> Result<Option<(crate::model::Id, Manifest)>> {
-        let (row, vault, known) = self.catalog.read(|r| {
+        let (row, vault) = self.catalog.read(|r| {
             let row = r.need::<Backup>(id)?;
             let vault = r.need::<VaultRow>(row.vault)?;
-            let known: Vec<_> =
-                r.rows_at::<Backup>(backup::BY_VAULT, row.vault)?.into_iter().filter_map(|b| b.manifest).collect();
-            Ok((row, vault, known))
+            Ok((row, vault))
         })?;
         let open = self.open_vault(&vault)?;
-        for manifest in open.vault.manifests()?.into_iter().filter(|m| !known.contains(m)) {
-            match open.vault.manifest(&manifest) {
+        self.find_manifest_in(&open.vault, &row)
+    }
+
+    fn find_manifest_in(&self, vault: &Vault, row: &Backup) -> Result<Option<(crate::model::Id, Manifest)>> {
+        let known = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, row.vault))?;
+        let known: Vec<_> = known.into_iter().filter_map(|b| b.manifest).collect();
+        for manifest in vault.manifests()?.into_iter().filter(|m| !known.contains(m)) {
+            match vault.manifest(&manifest) {
                 Ok(found) if found.uuid == row.uuid => return Ok(Some((manifest, found))),
                 Ok(_) => {}
                 Err(e) => tracing::warn!("manifest {manifest} cannot be read: {e}"),
@@ -152,10 +162,35 @@ impl Service {
         Ok(None)
     }
 
-    fn complete_from(&self, job: &Job, id: u64, (object, manifest): (crate::model::Id, Manifest)) -> Result<()> {
+    /// Asks a vault that was just opened for the backups of which it is not known whether they
+    /// were published. Says whether there were any that were.
+    pub(super) fn ask_for_unsure(&self, vault: u64, open: &Vault) -> Result<bool> {
+        let mut unsure = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, vault))?;
+        unsure.retain(|b| b.unsure && b.status.ended());
+        let mut any = false;
+        for row in unsure {
+            match self.find_manifest_in(open, &row)? {
+                Some(found) => {
+                    self.complete_from(row.id, found)?;
+                    self.emit(Event::BackupChanged { id: row.id, status: State::Completed.name().into() });
+                    any = true;
+                }
+                None => drop(self.catalog.write(|w| {
+                    w.update::<Backup>(row.id, |row| {
+                        row.unsure = false;
+                        Ok(())
+                    })
+                })?),
+            }
+        }
+        Ok(any)
+    }
+
+    fn complete_from(&self, id: u64, (object, manifest): (crate::model::Id, Manifest)) -> Result<()> {
         self.catalog.write(|w| {
             let row = w.update::<Backup>(id, |row| {
                 super::work::fill(row, object, &manifest);
+                row.unsure = false;
                 Ok(())
             })?;
             w.update::<VaultRow>(row.vault, |vault| {
@@ -166,11 +201,13 @@ impl Service {
                 super::work::note_success(&mut resource, &row);
                 w.put(&resource)?;
             }
-            w.update::<Job>(job.id, |row| {
-                row.state = State::Completed;
-                row.completed_at = Some(manifest.completed_at);
-                Ok(())
-            })?;
+            // Of a finished job the oldest are dropped.
+            if let Some(mut job) = w.get::<Job>(row.job)? {
+                job.state = State::Completed;
+                job.completed_at = Some(manifest.completed_at);
+                (job.error, job.error_kind) = (None, None);
+                w.put(&job)?;
+            }
             Ok(())
         })
     }
@@ -183,7 +220,7 @@ impl Service {
             left.retain(|b| !jobs.iter().any(|j| j.backup == Some(b.id) && j.task == Task::Delete));
             let mut kept = Vec::new();
             for row in left {
-                if r.get::<VaultRow>(row.vault)?.is_some_and(|v| !v.removing) {
+                if r.get::<VaultRow>(row.vault)?.is_some_and(|v| !v.removing && !v.emptied) {
                     kept.push(row);
                 }
             }

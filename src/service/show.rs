@@ -2,6 +2,7 @@
 //!
 //! A mount that cannot be had never holds up a backup: it is logged, and the rest goes on.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -91,6 +92,15 @@ impl Service {
     /// Shows everything that the catalog says is there, and nothing else.
     pub(super) fn show_all(&self) {
         let Some(client) = &self.show.client else { return };
+        // Opened before anybody waits: a destination may be slow.
+        let vaults = self.catalog.read(Tables::all::<VaultRow>).unwrap_or_default();
+        let mut opened = BTreeMap::new();
+        for vault in vaults.iter().filter(|v| !v.removing && !v.emptied) {
+            match self.open_vault(vault) {
+                Ok(open) => drop(opened.insert(vault.id, open)),
+                Err(e) => tracing::warn!("backups in vault {:?} cannot be browsed: {e}", vault.name),
+            }
+        }
         let _order = self.show.hold();
         let shown = self.catalog.read(|r| {
             let mut found = Vec::new();
@@ -104,13 +114,8 @@ impl Service {
         let sent = shown.and_then(|found| {
             let (mut vaults, mut views) = (Vec::new(), Vec::new());
             for (vault, rows) in found {
-                match self.open_vault(&vault) {
-                    Ok(open) => vaults.push(self.access(&open)),
-                    Err(e) => {
-                        tracing::warn!("backups in vault {:?} cannot be browsed: {e}", vault.name);
-                        continue;
-                    }
-                }
+                let Some(open) = opened.get(&vault.id) else { continue };
+                vaults.push(self.access(open));
                 for row in rows {
                     views.push(view(&row, &vault)?);
                 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::fields::Fields;
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, destinations, not_offered, resources, select};
+use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, resources, select};
 use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, name};
@@ -29,7 +29,7 @@ const FIELDS: &[&str] = &[
 ];
 
 /// Settings that can be changed, as a caller gives them.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Settings {
     compression: Option<String>,
     capacity: Option<u64>,
@@ -90,7 +90,7 @@ impl Service {
                 not_offered("a second destination (a mirror)")
             });
         };
-        let id = self.make_vault(name, primary, encryption, |t, row| settings.apply(t, row))?;
+        let id = self.make_vault(name, primary, encryption, |t, row| settings.clone().apply(t, row))?;
         self.emit(Event::ObjectAdded { kind: ObjectKind::Vault, id });
         self.show_all();
         Ok(id)
@@ -103,9 +103,10 @@ impl Service {
         name: &str,
         destination: &str,
         encryption: bool,
-        settings: impl FnOnce(&crate::catalog::Writer, &mut VaultRow) -> Result<()>,
+        settings: impl Fn(&crate::catalog::Writer, &mut VaultRow) -> Result<()>,
     ) -> Result<u64> {
-        self.catalog.write(|w| {
+        let _one = locked(&self.making);
+        let plan = |w: &crate::catalog::Writer| {
             let place = select::destination(w, destination)?;
             if let Some(other) = destinations::vault_on(w, place.id)? {
                 return Err(Error::invalid_state(format!(
@@ -130,12 +131,24 @@ impl Service {
                 last_pruned: None,
                 last_manifest: None,
                 removing: false,
+                emptied: false,
             };
             settings(w, &mut row)?;
-            // The name is checked before anything is made; the row is stored again below.
+            // Says whether the name is free.
             w.put(&row)?;
-            self.create_store(&mut row, place.directory())?;
-            w.put(&row)?;
+            Ok((row, place))
+        };
+        // What a caller got wrong is found before anything is made, and the destination, which may
+        // be slow, is not touched while others wait for the catalog.
+        let (mut row, place) = self.catalog.check(&plan)?;
+        self.create_store(&mut row, place.directory())?;
+        self.catalog.write(|w| {
+            let (planned, now) = plan(w)?;
+            if now.place != place.place {
+                return Err(Error::invalid_state(format!("destination {:?} was changed meanwhile", place.name)));
+            }
+            let id = planned.id;
+            w.put(&VaultRow { uuid: row.uuid, key_file: row.key_file, ..planned })?;
             Ok(id)
         })
     }
@@ -183,8 +196,11 @@ impl Service {
         args.finish()?;
         self.submit(|w| {
             let mut row = select::vault(w, selector)?;
-            refuse_busy(w, &row)?;
-            if delete_data {
+            if row.removing {
+                refuse_removing(&row)?;
+            }
+            refuse_jobs(w, &row)?;
+            if delete_data && !row.emptied {
                 let backups = w.rows_at::<Backup>(backup::BY_VAULT, row.id)?;
                 if let Some(kept) = backups.iter().find(|b| b.protected) {
                     return Err(Error::invalid_state(format!(
@@ -326,12 +342,22 @@ pub(super) fn refuse_removing(row: &VaultRow) -> Result<()> {
     if row.removing {
         return Err(Error::invalid_state(format!("vault {:?} is being removed; use another", row.name)));
     }
+    if row.emptied {
+        return Err(Error::invalid_state(format!(
+            "vault {:?} was removed in part; remove it again, and use another",
+            row.name
+        )));
+    }
     Ok(())
 }
 
 /// Refuses a vault that jobs still need.
 pub(super) fn refuse_busy(t: &impl Tables, row: &VaultRow) -> Result<()> {
     refuse_removing(row)?;
+    refuse_jobs(t, row)
+}
+
+fn refuse_jobs(t: &impl Tables, row: &VaultRow) -> Result<()> {
     match resources::open_jobs(t)?.into_iter().find(|j| j.vault == Some(row.id)) {
         None => Ok(()),
         Some(job) => Err(Error::invalid_state(format!(

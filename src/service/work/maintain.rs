@@ -27,7 +27,13 @@ impl Service {
     /// Manifest first, then space; the catalog's row last, so that a crash in between is finished
     /// by the next start.
     pub(super) fn run_delete(&self, job: &Job, progress: &Arc<Progress>) -> Result<Report> {
-        let row = self.backup_of_job(job)?;
+        let mut row = self.backup_of_job(job)?;
+        if row.unsure {
+            // The vault tells whether there is a manifest to delete.
+            let (vault, open) = self.vault_of_job(job)?;
+            self.ask_for_unsure(vault.id, &open.vault)?;
+            row = self.backup_of_job(job)?;
+        }
         let id = row.id;
         let mut result = Json::new();
         let mut export = None;

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use serde_json::{Map as Json, Value as JsonValue, json};
 
+use super::jobs::error_name;
 use super::open::OpenVault;
 use super::recover::stopped;
 use super::{Event, Service, locked};
@@ -57,6 +58,7 @@ struct End {
     state: State,
     kind: &'static str,
     message: String,
+    error: Option<ErrorKind>,
     events: Vec<Event>,
     /// Whether backups that were taken out of the mount are there after all.
     reshow: bool,
@@ -192,7 +194,14 @@ impl Service {
             Err(e) => {
                 // The next start finds the job open and ends it by what it finds.
                 tracing::error!("the end of job {id} could not be written down: {e}");
-                End { state: State::Failed, kind: "", message: e.message, events: Vec::new(), reshow: false }
+                End {
+                    state: State::Failed,
+                    kind: "",
+                    message: e.message,
+                    error: Some(e.kind),
+                    events: Vec::new(),
+                    reshow: false,
+                }
             }
         };
         end.events.append(&mut report.events);
@@ -207,7 +216,8 @@ impl Service {
         for event in end.events {
             self.emit(event);
         }
-        self.emit(Event::JobRemoved { id, result: end.state.name().into(), error: end.message });
+        let error = end.error.map(error_name).unwrap_or_default().to_owned();
+        self.emit(Event::JobRemoved { id, result: end.state.name().into(), error });
         if let Some(open) = report.export {
             self.save_configuration(&open);
         }
@@ -263,7 +273,7 @@ impl Service {
                 }
                 events.push(Event::BackupChanged { id: backup, status: state.name().into() });
                 if let (State::Failed, Some(e)) = (state, &error) {
-                    let error = e.message.clone();
+                    let error = error_name(e.kind).to_owned();
                     events.push(Event::BackupFailed { id: backup, resource: row.resource, error });
                 }
             }
@@ -277,12 +287,14 @@ impl Service {
             }
             (Task::Remove { .. }, _, Some(_)) => {
                 if let Some(vault) = row.vault {
-                    w.update::<VaultRow>(vault, |v| {
+                    let vault = w.update::<VaultRow>(vault, |v| {
                         v.removing = false;
                         Ok(())
                     })?;
-                    // What is left of its backups is there again; a check tells what is whole.
-                    for mut row in w.rows_at::<Backup>(backup::BY_VAULT, vault)? {
+                    // Nothing was deleted yet: its backups are there again.
+                    for mut row in
+                        w.rows_at::<Backup>(backup::BY_VAULT, vault.id)?.into_iter().filter(|_| !vault.emptied)
+                    {
                         row.deleting = false;
                         w.put(&row)?;
                     }
@@ -291,7 +303,8 @@ impl Service {
             _ => {}
         }
         let reshow = error.is_some() && matches!(row.task, Task::Delete | Task::Remove { .. });
-        Ok(End { state, kind: row.task.kind(), message: row.error.unwrap_or_default(), events, reshow })
+        let message = row.error.unwrap_or_default();
+        Ok(End { state, kind: row.task.kind(), message, error: error.map(|e| e.kind), events, reshow })
     }
 
     fn drop_old_jobs(&self) {

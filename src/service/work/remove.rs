@@ -33,7 +33,16 @@ impl Service {
         if delete_data {
             let store = LocalStore::open(place.directory())?;
             match read_config(&store) {
-                Ok(config) if config.uuid == row.uuid => deleted = empty(&store, progress)?,
+                Ok(config) if config.uuid == row.uuid => {
+                    // From the first deletion on there is no way back.
+                    self.catalog.write(|w| {
+                        w.update::<VaultRow>(id, |vault| {
+                            vault.emptied = true;
+                            Ok(())
+                        })
+                    })?;
+                    deleted = empty(&store, progress)?;
+                }
                 Ok(config) => {
                     return Err(Error::destination_failed(format!(
                         "{} holds another vault ({}); mount the right one",

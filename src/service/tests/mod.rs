@@ -1,5 +1,8 @@
 //! The use cases over a real catalog, a real vault and real files, without bus and mount.
 
+mod recovery;
+mod vaults;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -352,149 +355,12 @@ fn a_waiting_job_is_cancelled_at_once() {
 }
 
 #[test]
-fn a_vault_is_forgotten_or_emptied() {
-    let house = House::new();
-    let service = house.with_resource();
-    back_up(&service, "data");
-    let keys = std::fs::read_dir(house.path("state/keys")).unwrap().count();
-    assert_eq!(keys, 1);
-    done(&service, service.remove_vault("main", map(&[("delete_data", true.into())])).unwrap());
-    assert_eq!(service.list_vaults(Map::new()).unwrap().0, 0);
-    assert_eq!(service.list_backups(Map::new()).unwrap().0, 0);
-    assert!(!house.path("state/vault/vault.json").exists());
-    assert_eq!(std::fs::read_dir(house.path("state/keys")).unwrap().count(), 0);
-    refused(service.create_backup("data", Map::new()), ErrorKind::InvalidState, "no vault");
-    close(service);
-    let service = house.started();
-    assert_eq!(service.list_vaults(Map::new()).unwrap().0, 0, "only the first start makes a vault");
-    let options = map(&[("destinations", strings(&["local"])), ("encryption", false.into())]);
-    service.add_vault("again", options.clone()).unwrap();
-    let id = back_up(&service, "data");
-    assert_eq!(id, 2);
-    done(&service, service.remove_vault("again", Map::new()).unwrap());
-    assert!(house.path("state/vault/vault.json").exists(), "forgetting leaves the data");
-    refused(service.add_vault("again", options), ErrorKind::InvalidState, "already");
-    close(service);
-}
-
-#[test]
-fn a_first_start_that_was_cut_short_is_taken_up_again() {
-    let house = House::new();
-    let service = house.open();
-    let uuid = text(&service.get_vault("main").unwrap(), "uuid");
-    drop_whole(service);
-    // As if the crash came after the vault was made and before the catalog knew of it.
-    std::fs::remove_file(house.path("state/catalog.redb")).unwrap();
-    let service = house.open();
-    assert_eq!(text(&service.get_vault("main").unwrap(), "uuid"), uuid);
-    drop_whole(service);
-}
-
-#[test]
 fn a_second_daemon_is_refused() {
     let house = House::new();
     let service = house.open();
     refused(Service::open(house.options()), ErrorKind::InvalidState, "already uses");
     drop_whole(service);
     drop_whole(house.open());
-}
-
-/// The rows of a job and its backup as a crash in the middle leaves them.
-fn as_if_running(service: &Service, job: u64, published: bool) {
-    service
-        .catalog
-        .write(|w| {
-            let row = w.update::<Job>(job, |j| {
-                j.state = State::Running;
-                j.completed_at = None;
-                Ok(())
-            })?;
-            w.update::<Backup>(row.backup.unwrap(), |b| {
-                b.status = State::Running;
-                b.completed_at = None;
-                b.size = None;
-                if published {
-                    b.manifest = None;
-                    b.root = None;
-                }
-                Ok(())
-            })?;
-            Ok(())
-        })
-        .unwrap();
-}
-
-#[test]
-fn a_backup_whose_manifest_is_there_is_completed_at_start() {
-    let house = House::new();
-    let service = house.with_resource();
-    back_up(&service, "data");
-    let before = service.get_backup(1).unwrap();
-    as_if_running(&service, 1, true);
-    close(service);
-    let service = house.started();
-    let after = service.get_backup(1).unwrap();
-    assert_eq!(text(&after, "status"), "completed");
-    assert_eq!(text(&after, "checksum"), text(&before, "checksum"));
-    assert_eq!(number(&after, "size"), number(&before, "size"));
-    assert_eq!(service.job_status(1).unwrap().state, "completed");
-    close(service);
-}
-
-#[test]
-fn a_backup_that_was_running_has_failed_and_a_waiting_one_goes_on() {
-    let house = House::new();
-    let service = house.open();
-    house.add(&service, "data");
-    service.create_backup("data", Map::new()).unwrap();
-    service.create_backup("data", Map::new()).unwrap();
-    as_if_running(&service, 1, false);
-    drop_whole(service);
-    let service = house.started();
-    let failed = service.get_backup(1).unwrap();
-    assert_eq!(text(&failed, "status"), "failed");
-    assert!(text(&failed, "error").contains("the daemon stopped before it finished"));
-    assert_eq!(service.job_status(1).unwrap().state, "failed");
-    done(&service, 2);
-    assert_eq!(text(&service.get_backup(2).unwrap(), "status"), "completed");
-    close(service);
-}
-
-#[test]
-fn a_deletion_is_finished_at_start() {
-    let house = House::new();
-    let service = house.with_resource();
-    back_up(&service, "data");
-    back_up(&service, "data");
-    // One was cut short with its job, the other lost its job.
-    service
-        .catalog
-        .write(|w| {
-            for id in [1, 2] {
-                w.update::<Backup>(id, |b| {
-                    b.deleting = true;
-                    Ok(())
-                })?;
-            }
-            w.update::<Job>(1, |j| {
-                j.task = Task::Delete;
-                j.state = State::Running;
-                Ok(())
-            })?;
-            Ok(())
-        })
-        .unwrap();
-    close(service);
-    let service = house.open();
-    let marked = service.catalog.read(|r| r.indexed(backup::DELETING, 1)).unwrap();
-    assert_eq!(marked, [1, 2], "marked until the manifest is gone");
-    refused(service.restore_backup(1, map(&[("confirm", true.into())])), ErrorKind::InvalidState, "deleted");
-    service.start();
-    done(&service, 1);
-    done(&service, 3);
-    assert_eq!(service.list_backups(Map::new()).unwrap().0, 0);
-    assert_eq!(number(&service.get_vault("main").unwrap(), "used"), 0);
-    close(service);
 }
 
 #[test]

@@ -1,0 +1,161 @@
+//! What a restart makes of what a crash left.
+
+use super::*;
+
+#[test]
+fn a_first_start_that_was_cut_short_is_taken_up_again() {
+    let house = House::new();
+    let service = house.open();
+    let uuid = text(&service.get_vault("main").unwrap(), "uuid");
+    drop_whole(service);
+    // As if the crash came after the vault was made and before the catalog knew of it.
+    std::fs::remove_file(house.path("state/catalog.redb")).unwrap();
+    let service = house.open();
+    assert_eq!(text(&service.get_vault("main").unwrap(), "uuid"), uuid);
+    drop_whole(service);
+}
+
+/// The rows of a job and its backup as a crash in the middle leaves them.
+fn as_if_running(service: &Service, job: u64, published: bool) {
+    service
+        .catalog
+        .write(|w| {
+            let row = w.update::<Job>(job, |j| {
+                j.state = State::Running;
+                j.completed_at = None;
+                Ok(())
+            })?;
+            w.update::<Backup>(row.backup.unwrap(), |b| {
+                b.status = State::Running;
+                b.completed_at = None;
+                b.size = None;
+                if published {
+                    b.manifest = None;
+                    b.root = None;
+                }
+                Ok(())
+            })?;
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_backup_whose_manifest_is_there_is_completed_at_start() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    let before = service.get_backup(1).unwrap();
+    as_if_running(&service, 1, true);
+    close(service);
+    let service = house.started();
+    let after = service.get_backup(1).unwrap();
+    assert_eq!(text(&after, "status"), "completed");
+    assert_eq!(text(&after, "checksum"), text(&before, "checksum"));
+    assert_eq!(number(&after, "size"), number(&before, "size"));
+    assert_eq!(service.job_status(1).unwrap().state, "completed");
+    close(service);
+}
+
+#[test]
+fn a_backup_that_was_running_has_failed_and_a_waiting_one_goes_on() {
+    let house = House::new();
+    let service = house.open();
+    house.add(&service, "data");
+    service.create_backup("data", Map::new()).unwrap();
+    service.create_backup("data", Map::new()).unwrap();
+    as_if_running(&service, 1, false);
+    drop_whole(service);
+    let service = house.started();
+    let failed = service.get_backup(1).unwrap();
+    assert_eq!(text(&failed, "status"), "failed");
+    assert!(text(&failed, "error").contains("the daemon stopped before it finished"));
+    assert_eq!(service.job_status(1).unwrap().state, "failed");
+    done(&service, 2);
+    assert_eq!(text(&service.get_backup(2).unwrap(), "status"), "completed");
+    close(service);
+}
+
+#[test]
+fn a_deletion_is_finished_at_start() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    back_up(&service, "data");
+    // One was cut short with its job, the other lost its job.
+    service
+        .catalog
+        .write(|w| {
+            for id in [1, 2] {
+                w.update::<Backup>(id, |b| {
+                    b.deleting = true;
+                    Ok(())
+                })?;
+            }
+            w.update::<Job>(1, |j| {
+                j.task = Task::Delete;
+                j.state = State::Running;
+                Ok(())
+            })?;
+            Ok(())
+        })
+        .unwrap();
+    close(service);
+    let service = house.open();
+    let marked = service.catalog.read(|r| r.indexed(backup::DELETING, 1)).unwrap();
+    assert_eq!(marked, [1, 2], "marked until the manifest is gone");
+    refused(service.restore_backup(1, map(&[("confirm", true.into())])), ErrorKind::InvalidState, "deleted");
+    service.start();
+    done(&service, 1);
+    done(&service, 3);
+    assert_eq!(service.list_backups(Map::new()).unwrap().0, 0);
+    assert_eq!(number(&service.get_vault("main").unwrap(), "used"), 0);
+    close(service);
+}
+
+#[test]
+fn a_published_backup_is_completed_once_its_destination_is_back() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    let before = service.get_backup(1).unwrap();
+    as_if_running(&service, 1, true);
+    close(service);
+    std::fs::rename(house.path("state/vault"), house.path("away")).unwrap();
+    let service = house.started();
+    assert_eq!(text(&service.get_backup(1).unwrap(), "status"), "failed");
+    // Deleting it now would leave the manifest, so it waits for the destination.
+    let delete = service.delete_backup(1, Map::new()).unwrap();
+    let ended = wait(&service, delete);
+    assert_eq!(
+        (ended.state.as_str(), ended.error_name.as_str()),
+        ("failed", "org.strongroom1.Error.DestinationFailed")
+    );
+    std::fs::rename(house.path("away"), house.path("state/vault")).unwrap();
+    service.get_vault("main").unwrap();
+    let after = service.get_backup(1).unwrap();
+    assert_eq!(text(&after, "status"), "completed");
+    assert_eq!(text(&after, "checksum"), text(&before, "checksum"));
+    assert_eq!(service.job_status(1).unwrap().state, "completed");
+    done(&service, service.delete_backup(1, Map::new()).unwrap());
+    assert_eq!(std::fs::read_dir(house.path("state/vault/backups")).unwrap().count(), 0);
+    close(service);
+}
+
+#[test]
+fn a_backup_that_may_be_published_is_deleted_with_its_manifest() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    as_if_running(&service, 1, true);
+    close(service);
+    std::fs::rename(house.path("state/vault"), house.path("away")).unwrap();
+    let service = house.open();
+    let delete = service.delete_backup(1, Map::new()).unwrap();
+    std::fs::rename(house.path("away"), house.path("state/vault")).unwrap();
+    service.start();
+    done(&service, delete);
+    assert_eq!(std::fs::read_dir(house.path("state/vault/backups")).unwrap().count(), 0);
+    assert_eq!(service.list_backups(Map::new()).unwrap().0, 0);
+    close(service);
+}
