@@ -140,7 +140,7 @@ impl Service {
         };
         // What a caller got wrong is found before anything is made, and the destination, which may
         // be slow, is not touched while others wait for the catalog.
-        let (mut row, place) = self.catalog.check(&plan)?;
+        let (mut row, place) = self.catalog.check(plan)?;
         self.create_store(&mut row, place.directory())?;
         self.catalog.write(|w| {
             let (planned, now) = plan(w)?;
