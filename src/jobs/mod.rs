@@ -5,6 +5,7 @@
 //! nothing else with it; a job that has begun always ends through [`Work::end`]. What a job does,
 //! and what is written about it, is the service's.
 
+pub mod cron;
 pub mod queue;
 pub mod rate;
 pub mod runner;
