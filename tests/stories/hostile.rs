@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use zbus::wire::{Array, Dict, Fd, Signature, StructureBuilder, Variant};
-use zbus::{Connection, Error};
+use zbus::{Connection, DBusError, Error};
 
 use crate::common::{Daemon, Dice, sh};
 use crate::needs_root;
@@ -272,6 +272,7 @@ async fn send(bus: &Connection, method: &Method, arguments: Vec<Variant<'static>
     match sent {
         Ok(_) => Ok(()),
         Err(Error::MethodError(name, words, _)) => Err((name.to_string(), words.unwrap_or_default())),
+        Err(Error::FDO(error)) => Err((error.name().to_string(), error.description().unwrap_or_default().to_owned())),
         Err(other) => panic!("{}: no answer but {other:?}", method.name),
     }
 }
@@ -369,6 +370,7 @@ fn ten_thousand_hostile_calls() {
     // A job that goes on for as long as nobody reads: an export into a full pipe.
     let pipe = daemon.path("pipe");
     sh(daemon.dir(), "mkfifo pipe; mkdir place");
+    let _reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
     let writer = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let job: String = runtime.block_on(async {
