@@ -14,6 +14,7 @@ pub mod project;
 pub mod resource;
 pub mod state;
 pub mod table;
+pub mod task;
 pub mod vault;
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -33,6 +34,7 @@ pub use project::Project;
 pub use resource::Resource;
 pub use state::State;
 pub use table::{Reader, Row, Tables, Writer};
+pub use task::TaskRow;
 pub use vault::VaultRow;
 
 /// The catalog's file in the state directory.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::fields::Fields;
 use super::page::Page;
-use super::{Service, select};
+use super::{Service, select, tasks};
 use crate::catalog::{Project, Tables, VaultRow, project, resource};
 use crate::model::{Args, Error, Map, Result, name};
 
@@ -66,6 +66,7 @@ impl Service {
                     row.name, vault.name
                 )));
             }
+            tasks::refuse_named(w, &row, None)?;
             w.remove::<Project>(row.id)
         })
     }

@@ -1,0 +1,111 @@
+//! Runs of tasks.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde_json::{Value as Json, json};
+
+use super::{Report, error_list};
+use crate::catalog::task::TaskState;
+use crate::catalog::{Job, Resource, State, Tables, TaskRow, Writer};
+use crate::model::{Error, Progress, Result};
+use crate::plain::{ResourceRecord, backup};
+use crate::restore::{Format, OnError};
+use crate::service::{Event, ObjectKind, Service, taskform, tasks};
+
+/// A resource as a copy's manifest records it.
+fn record((project, row): (crate::catalog::Project, Resource)) -> ResourceRecord {
+    ResourceRecord {
+        id: row.id,
+        name: row.name,
+        project_id: project.id,
+        project: project.name,
+        paths: row.paths,
+        exclude: row.exclude,
+        one_file_system: row.one_file_system,
+    }
+}
+
+fn on_error(row: &TaskRow) -> OnError {
+    if row.setting.fast_fail { OnError::FastFail } else { OnError::Continue }
+}
+
+/// Notes in the task how far its job is.
+pub(in crate::service) fn follow(w: &Writer, job: &Job) -> Result<Vec<Event>> {
+    let Some(id) = job.task.task() else { return Ok(Vec::new()) };
+    let Some(mut row) = w.get::<TaskRow>(id)? else { return Ok(Vec::new()) };
+    match job.state {
+        State::Pending => row.state = TaskState::Pending,
+        State::Running => {
+            row.state = TaskState::Running;
+            row.start_date = job.started_at;
+            (row.end_date, row.result, row.error) = (None, None, None);
+            row.report.clear();
+        }
+        ended => {
+            row.state = TaskState::Finished;
+            row.end_date = job.completed_at;
+            row.result = Some(ended.name().into());
+            row.error.clone_from(&job.error);
+            row.report.clone_from(&job.result);
+        }
+    }
+    w.put(&row)?;
+    Ok(vec![Event::ObjectChanged { kind: ObjectKind::Task, id }])
+}
+
+impl Service {
+    pub(super) fn run_task_backup(&self, job: &Job, task: u64, progress: &Arc<Progress>) -> Result<Report> {
+        let (row, chosen, never) = self.catalog.read(|r| {
+            let row = r.need::<TaskRow>(task)?;
+            let chosen = tasks::chosen(r, &row.content.projects)?;
+            // Copies of other tasks are no data of the resources around them.
+            let others = r.all::<TaskRow>()?;
+            let mut never = self.own_directories(r)?;
+            let backups = others.iter().filter(|t| t.r#type == crate::catalog::task::TaskType::Backup);
+            never.extend(backups.map(Self::task_results));
+            Ok((row, chosen, never))
+        })?;
+        if chosen.is_empty() && !row.content.common_data {
+            return Err(Error::invalid_state("no resource is what the task names, so there is nothing to copy"));
+        }
+        let now = Timestamp::now();
+        let format = match row.content.format.as_deref() {
+            _ if !row.content.compression => None,
+            Some("tar.gz") => Some(Format::TarGz),
+            _ => Some(Format::TarZst),
+        };
+        let request = backup::Request {
+            results: Self::task_results(&row),
+            name: format!("{}-{}", row.name, now.strftime("%Y%m%d.%H%M%S")),
+            job: job.id,
+            task: row.name.clone(),
+            machine: self.machine.name.clone(),
+            resources: chosen.into_iter().map(record).collect(),
+            never,
+            since: taskform::since(&row.content, now)?,
+            format,
+            on_error: on_error(&row),
+            space_check: row.setting.space_cap_check,
+            common_data: if row.content.common_data { Some(self.common_data()?) } else { None },
+        };
+        let done = backup::run(&request, progress)?;
+        let mut result = json!({
+            "path": done.path.to_string_lossy(), "entries": done.entries, "bytes": done.bytes,
+            "errors": done.errors, "resources": request.resources.len(),
+        });
+        if let Some(since) = request.since {
+            result["since"] = Json::from(crate::service::fields::time(since));
+        }
+        if !done.error_list.is_empty() {
+            result["error_list"] = error_list(&done.error_list);
+        }
+        Ok(Report::of(result))
+    }
+}
+
+impl Service {
+    pub(super) fn run_task_restore(&self, _job: &Job, _task: u64, _progress: &Arc<Progress>) -> Result<Report> {
+        Err(Error::failed("restoring a copy is not built yet"))
+    }
+}
