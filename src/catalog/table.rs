@@ -201,6 +201,17 @@ impl Writer {
         Ok(next)
     }
 
+    /// An id for a row that comes from elsewhere: its own where no other row has it, else the next.
+    pub fn own_id<R: Row>(&self, id: u64) -> Result<u64> {
+        if id == 0 || id == u64::MAX || self.get::<R>(id)?.is_some() {
+            return self.next_id::<R>();
+        }
+        let mut table = self.0.open_table(COUNTERS).map_err(failed)?;
+        let last = table.get(R::TABLE).map_err(failed)?.map_or(0, |n| n.value());
+        table.insert(R::TABLE, last.max(id)).map_err(failed)?;
+        Ok(id)
+    }
+
     /// Stores a row with its name and index entries; `AlreadyExists` if another has the name.
     pub fn put<R: Row>(&self, row: &R) -> Result<()> {
         let id = row.id();

@@ -21,7 +21,11 @@ mod content;
 mod folder;
 mod line;
 pub mod manifest;
+mod put;
+pub mod restore;
+pub mod source;
 mod sums;
+mod unpack;
 mod walk;
 mod work;
 
@@ -30,6 +34,7 @@ use crate::model::{Error, ErrorKind, Result};
 use crate::restore::OnError;
 
 pub use manifest::{Manifest, ResourceRecord};
+pub use source::Source;
 pub use work::remove_left;
 
 /// The folder of the resources' files in a copy.

@@ -1,5 +1,6 @@
 //! Runs of tasks.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -7,14 +8,14 @@ use serde_json::{Value as Json, json};
 
 use super::{Report, error_list};
 use crate::catalog::task::TaskState;
-use crate::catalog::{Job, Resource, State, Tables, TaskRow, Writer};
+use crate::catalog::{Job, Project, Resource, State, Tables, TaskRow, Writer};
 use crate::model::{Error, Progress, Result};
-use crate::plain::{ResourceRecord, backup};
+use crate::plain::{ResourceRecord, Source, backup, restore};
 use crate::restore::{Format, OnError};
-use crate::service::{Event, ObjectKind, Service, taskform, tasks};
+use crate::service::{Event, ObjectKind, Service, check, taskform, tasks};
 
 /// A resource as a copy's manifest records it.
-fn record((project, row): (crate::catalog::Project, Resource)) -> ResourceRecord {
+fn record((project, row): (Project, Resource)) -> ResourceRecord {
     ResourceRecord {
         id: row.id,
         name: row.name,
@@ -102,10 +103,72 @@ impl Service {
         }
         Ok(Report::of(result))
     }
+
+    pub(super) fn run_task_restore(&self, job: &Job, task: u64, progress: &Arc<Progress>) -> Result<Report> {
+        let row: TaskRow = self.catalog.read(|r| r.need(task))?;
+        let mut source = Source::open(&row.store_location, &self.options.cache_dir, progress)?;
+        let choices = tasks::Choice::all(&row.content.projects)?;
+        let (allowed, never) = self.catalog.read(|r| {
+            let allowed = |resource: &ResourceRecord| {
+                let called = ((resource.project_id, resource.project.as_str()), (resource.id, resource.name.as_str()));
+                let wanted = choices.iter().any(|choice| choice.wants(called.0, called.1));
+                if wanted { places(r, resource).map(Some) } else { Ok(None) }
+            };
+            let allowed = source.manifest.resources.iter().map(allowed).collect::<Result<Vec<_>>>()?;
+            Ok((allowed, self.own_directories(r)?))
+        })?;
+        let resources = allowed.iter().flatten().count();
+        let mut result = json!({"resources": resources});
+        let mut events = Vec::new();
+        if row.content.common_data {
+            let Some(common) = &source.common_data else {
+                return Err(Error::invalid_state(format!(
+                    "{} was written without common_data; leave that out",
+                    row.store_location.display()
+                )));
+            };
+            let merged = self.merge_common_data(common)?;
+            result["common_data"] = merged.0;
+            events = merged.1;
+        } else if resources == 0 {
+            return Err(Error::invalid_state(format!(
+                "{} holds no resource that the task names, so there is nothing to restore",
+                row.store_location.display()
+            )));
+        }
+        events.into_iter().for_each(|event| self.emit(event));
+        let request = restore::Request {
+            allowed,
+            skip: row.setting.skip,
+            on_error: on_error(&row),
+            space_check: row.setting.space_cap_check,
+            never,
+            journal: self.journal(job.id),
+        };
+        let done = restore::run(&mut source, &request, progress)?;
+        for (key, value) in [
+            ("entries", done.entries),
+            ("bytes", done.bytes),
+            ("unchanged", done.unchanged),
+            ("skipped", done.skipped),
+            ("errors", done.errors),
+        ] {
+            result[key] = value.into();
+        }
+        if !done.error_list.is_empty() {
+            result["error_list"] = error_list(&done.error_list);
+        }
+        Ok(Report::of(result))
+    }
 }
 
-impl Service {
-    pub(super) fn run_task_restore(&self, _job: &Job, _task: u64, _progress: &Arc<Progress>) -> Result<Report> {
-        Err(Error::failed("restoring a copy is not built yet"))
+/// Beneath which paths a resource of a copy is brought back: those that it has now, else those
+/// that it had.
+fn places(t: &impl Tables, resource: &ResourceRecord) -> Result<Vec<PathBuf>> {
+    if let Some(project) = t.named::<Project>(0, &resource.project)?
+        && let Some(id) = t.named::<Resource>(project, &resource.name)?
+    {
+        return Ok(t.need::<Resource>(id)?.paths);
     }
+    check::clean_paths("the copy's manifest", &resource.paths)
 }
