@@ -41,6 +41,8 @@ pub struct Request {
     pub name: String,
     /// The job.
     pub job: u64,
+    /// When it begins.
+    pub now: Timestamp,
     /// The task's name.
     pub task: String,
     /// The machine's name.
@@ -141,7 +143,7 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     progress.expect(count.entries, count.bytes);
 
     let work = WorkDir::new(&request.results, request.job)?;
-    let mut manifest = Manifest::new(&request.task, &request.machine, request.since, request.resources.clone());
+    let mut manifest = Manifest::new(request);
     let now = manifest.created_at.as_second();
     let mut sink: Box<dyn Sink> = match request.format {
         None => Box::new(Folder::new(work.dir.try_clone().at(|| "cannot use the copy's directory")?)),

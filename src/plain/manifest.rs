@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::backup::Request;
 use crate::model::{Error, Id, Result};
 
 /// What the file says it is.
@@ -65,15 +66,15 @@ impl ResourceRecord {
 }
 
 impl Manifest {
-    /// The manifest of a copy that begins now.
-    pub fn new(task: &str, machine: &str, since: Option<Timestamp>, resources: Vec<ResourceRecord>) -> Self {
+    /// The manifest of a copy that begins.
+    pub fn new(request: &Request) -> Self {
         Self {
             format: FORMAT.into(),
-            created_at: Timestamp::now(),
-            machine: machine.into(),
-            task: task.into(),
-            since,
-            resources,
+            created_at: request.now,
+            machine: request.machine.clone(),
+            task: request.task.clone(),
+            since: request.since,
+            resources: request.resources.clone(),
             common_data: false,
             entries: 0,
             bytes: 0,

@@ -56,7 +56,7 @@ impl Service {
             return Err(bad(&format!("its version is {}, and this program knows {VERSION}", data.version)));
         }
         data.check().map_err(|e| bad(&e))?;
-        self.catalog.write(|w| data.merge(w, Timestamp::now()))
+        self.catalog.write(|w| data.merge(w, self.now()))
     }
 }
 

@@ -143,7 +143,7 @@ fn open_job(t: &impl Tables, row: &TaskRow) -> Result<Option<Job>> {
 impl Service {
     /// Makes a task, and runs it where it is to run at once. `by` is who asks.
     pub fn create_task(&self, options: Map, by: &str) -> Result<String> {
-        let mut row = taskform::read(options, by, Timestamp::now())?;
+        let mut row = taskform::read(options, by, self.now())?;
         let at_once = row.setting.plan == Plan::Immediately { execute: true };
         self.check_place(&row, at_once)?;
         let mut make = |w: &Writer| {

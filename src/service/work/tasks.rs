@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde_json::{Value as Json, json};
 
 use super::{Report, error_list};
@@ -70,7 +69,7 @@ impl Service {
         if chosen.is_empty() && !row.content.common_data {
             return Err(Error::invalid_state("no resource is what the task names, so there is nothing to copy"));
         }
-        let now = Timestamp::now();
+        let now = self.now();
         let format = match row.content.format.as_deref() {
             _ if !row.content.compression => None,
             Some("tar.gz") => Some(Format::TarGz),
@@ -80,6 +79,7 @@ impl Service {
             results: Self::task_results(&row),
             name: format!("{}-{}", row.name, now.strftime("%Y%m%d.%H%M%S")),
             job: job.id,
+            now,
             task: row.name.clone(),
             machine: self.machine.name.clone(),
             resources: chosen.into_iter().map(record).collect(),
