@@ -45,8 +45,8 @@ async fn create(session: &Session, file: &Path) -> Result<u8> {
     } else {
         std::fs::read_to_string(file).at(what)?
     };
-    let document: Json = serde_json::from_str(&document)
-        .map_err(|e| Error::invalid(format!("{} is not JSON: {e}", file.display())))?;
+    let document: Json =
+        serde_json::from_str(&document).map_err(|e| Error::invalid(format!("{} is not JSON: {e}", file.display())))?;
     let Json::Object(task) = snake(document) else {
         return Err(Error::invalid(format!("{} holds no JSON object; give the keys of a task", file.display())));
     };

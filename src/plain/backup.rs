@@ -112,22 +112,20 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     let excludes = request.resources.iter().map(|r| Excludes::new(&r.exclude)).collect::<Result<Vec<_>>>()?;
     let mut left_out = request.never.clone();
     left_out.push(request.results.clone());
-    let left_out = never(&left_out);
-    let since = request.since.map(|t| Time {
-        sec: t.as_second(),
-        nsec: u32::try_from(t.subsec_nanosecond()).unwrap_or(0),
-    });
-    let trees = || {
-        request.resources.iter().zip(&excludes).map(|(resource, excludes)| Tree {
+    let since =
+        request.since.map(|t| Time { sec: t.as_second(), nsec: u32::try_from(t.subsec_nanosecond()).unwrap_or(0) });
+    let trees = |never| {
+        request.resources.iter().zip(&excludes).map(move |(resource, excludes)| Tree {
             paths: &resource.paths,
             excludes,
             one_file_system: resource.one_file_system,
-            never: &left_out,
+            never,
             since,
         })
     };
     let mut count = Count::default();
-    for tree in trees() {
+    let known = never(&left_out);
+    for tree in trees(&known) {
         walk::walk(&tree, &mut count, progress)?;
     }
     if request.space_check {
@@ -143,6 +141,8 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
     progress.expect(count.entries, count.bytes);
 
     let work = WorkDir::new(&request.results, request.job)?;
+    // Again: the directory of the results may have been made only now.
+    let known = never(&left_out);
     let mut manifest = Manifest::new(request);
     let now = manifest.created_at.as_second();
     let mut sink: Box<dyn Sink> = match request.format {
@@ -162,7 +162,7 @@ pub fn run(request: &Request, progress: &Progress) -> Result<Outcome> {
         linked: HashMap::new(),
         outcome: Outcome::default(),
     };
-    for (n, (tree, resource)) in trees().zip(&request.resources).enumerate() {
+    for (n, (tree, resource)) in trees(&known).zip(&request.resources).enumerate() {
         copier.begin(n, resource)?;
         walk::walk(&tree, &mut copier, progress)?;
     }
@@ -294,7 +294,8 @@ impl Copier<'_> {
     /// Writes down an entry that was copied.
     fn note(&mut self, line: &Line, problems: &[String]) -> Result<()> {
         self.errors.problems(&line.path, problems)?;
-        let mut text = serde_json::to_vec(line).map_err(|e| Error::failed(format!("cannot write an entry down: {e}")))?;
+        let mut text =
+            serde_json::to_vec(line).map_err(|e| Error::failed(format!("cannot write an entry down: {e}")))?;
         text.push(b'\n');
         self.entries.write(&text)?;
         if let What::File { sha256, .. } = &line.what {
@@ -354,8 +355,9 @@ impl Copier<'_> {
     fn other(&mut self, leaf: &Leaf<'_>) -> Result<bool> {
         let device = leaf.stat.rdev;
         let what = match leaf.stat.kind {
-            Type::Symlink => readlinkat(leaf.dir, leaf.name, Vec::new())
-                .map(|target| What::Symlink { target: target.into_bytes() }),
+            Type::Symlink => {
+                readlinkat(leaf.dir, leaf.name, Vec::new()).map(|target| What::Symlink { target: target.into_bytes() })
+            }
             Type::CharDevice => Ok(What::CharDevice { major: device.major, minor: device.minor }),
             Type::BlockDevice => Ok(What::BlockDevice { major: device.major, minor: device.minor }),
             Type::Fifo => Ok(What::Fifo),

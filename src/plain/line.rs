@@ -146,9 +146,7 @@ impl Line {
                 let origin = if *ancestor { Origin::Ancestor } else { Origin::Read };
                 Kind::Directory { node: Id::of(b""), totals: Totals::default(), origin }
             }
-            What::File { size, holes, .. } => {
-                Kind::File { size: *size, holes: holes.clone(), content: Content::Empty }
-            }
+            What::File { size, holes, .. } => Kind::File { size: *size, holes: holes.clone(), content: Content::Empty },
             What::Symlink { target } => Kind::Symlink { target: target.clone() },
             What::CharDevice { major, minor } => Kind::CharDevice(device(major, minor)),
             What::BlockDevice { major, minor } => Kind::BlockDevice(device(major, minor)),
@@ -202,9 +200,8 @@ impl Line {
 
 fn is_clean(path: &[u8]) -> bool {
     let Some(rest) = path.strip_prefix(b"/") else { return false };
-    let fine = |name: &[u8]| {
-        !name.is_empty() && name.len() <= NAME_MAX && name != b"." && name != b".." && !name.contains(&0)
-    };
+    let fine =
+        |name: &[u8]| !name.is_empty() && name.len() <= NAME_MAX && name != b"." && name != b".." && !name.contains(&0);
     rest.is_empty() || rest.split(|b| *b == b'/').all(fine)
 }
 

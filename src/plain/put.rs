@@ -7,12 +7,12 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, CWD, Mode, linkat, mkdirat, syncfs};
 use rustix::io::Errno;
 
+use super::Errors;
 use super::content::{Content, PIECE};
 use super::folder::write_file;
 use super::line::{Line, What};
 use super::restore::{Outcome, Reach, Request, reach};
 use super::source::Source;
-use super::Errors;
 use crate::model::id::hex;
 use crate::model::{Error, Id, IoContext, Progress, Result};
 use crate::restore::dir::open_dir;
@@ -107,7 +107,9 @@ impl<'a> Put<'a> {
     /// Nothing has a temporary name any more.
     pub fn end_journal(&self) -> Result<()> {
         match std::fs::remove_file(&self.request.journal) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("cannot remove the restore's journal", &e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io("cannot remove the restore's journal", &e))
+            }
             _ => Ok(()),
         }
     }
@@ -182,7 +184,9 @@ impl<'a> Put<'a> {
                         dir
                     }
                     Some(_) if ancestor => {
-                        return Err(Error::invalid_state("it is no directory, or a symbolic link, and stands above the resource's paths; move it away"));
+                        return Err(Error::invalid_state(
+                            "it is no directory, or a symbolic link, and stands above the resource's paths; move it away",
+                        ));
                     }
                     Some(_) if self.request.skip => {
                         self.outcome.skipped += 1;
@@ -485,9 +489,7 @@ impl<'a> Put<'a> {
                 let brought = meta::bring(Handle::Open(dir.as_fd()), meta, *scope, false);
                 self.errors.problems(&level.path, &brought.problems)
             }
-            None if level.locks != 0 => {
-                meta::lock(&**dir, level.locks).at(|| "cannot lock the directory again")
-            }
+            None if level.locks != 0 => meta::lock(&**dir, level.locks).at(|| "cannot lock the directory again"),
             None => Ok(()),
         }
     }

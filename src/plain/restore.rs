@@ -170,7 +170,9 @@ fn survey(source: &Source, request: &Request) -> Result<Survey> {
         let size = line.size();
         survey.bytes = survey.bytes.saturating_add(size);
         let path = Path::new(std::ffi::OsStr::from_bytes(&line.path));
-        let Some(place) = allowed.iter().find(|a| path.starts_with(a)).filter(|_| request.space_check) else { continue };
+        let Some(place) = allowed.iter().find(|a| path.starts_with(a)).filter(|_| request.space_check) else {
+            continue;
+        };
         let device = match places.get(place.as_path()) {
             Some(device) => *device,
             None => {

@@ -198,7 +198,14 @@ impl Source {
             Place::Folder { root, last: None }
         } else {
             let (file, _) = file::open(&above, name.as_bytes()).map_err(|e| {
-                not_a_copy(path, &if e.kind() == std::io::ErrorKind::NotFound { "does not exist".into() } else { format!("cannot be opened ({e})") })
+                not_a_copy(
+                    path,
+                    &if e.kind() == std::io::ErrorKind::NotFound {
+                        "does not exist".into()
+                    } else {
+                        format!("cannot be opened ({e})")
+                    },
+                )
             })?;
             let mut tar = Tar::new(decompressed(&file)?);
             while let Some(entry) = tar.next().map_err(damaged)? {

@@ -40,7 +40,10 @@ fn bad(what: &str) -> Error {
 fn number(field: &[u8]) -> Result<u64> {
     if let Some((0x80, rest)) = field.split_first() {
         let digits = rest.iter().skip_while(|b| **b == 0);
-        return digits.clone().try_fold(0_u64, |n, b| n.checked_mul(256).map(|n| n | u64::from(*b))).ok_or_else(|| bad("has a number out of range"));
+        return digits
+            .clone()
+            .try_fold(0_u64, |n, b| n.checked_mul(256).map(|n| n | u64::from(*b)))
+            .ok_or_else(|| bad("has a number out of range"));
     }
     let text: Vec<u8> = field.iter().copied().filter(|b| !matches!(b, 0 | b' ')).collect();
     if text.is_empty() {
@@ -76,7 +79,8 @@ impl<R: Read> Tar<R> {
                 return Ok(None);
             }
             let field = |from: usize, len: usize| block.get(from..from + len).unwrap_or_default();
-            let sum: u64 = block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
+            let sum: u64 =
+                block.iter().enumerate().map(|(i, b)| if (148..156).contains(&i) { 32 } else { u64::from(*b) }).sum();
             if sum != number(field(148, 8))? {
                 return Err(bad("has a header that is damaged"));
             }
@@ -209,7 +213,8 @@ fn records(mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut records = Vec::new();
     while !bytes.is_empty() {
         let space = bytes.iter().position(|b| *b == b' ').ok_or_else(wrong)?;
-        let len: usize = std::str::from_utf8(&bytes[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
+        let len: usize =
+            std::str::from_utf8(&bytes[..space]).ok().and_then(|text| text.parse().ok()).ok_or_else(wrong)?;
         let record = bytes.get(space + 1..len).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(wrong)?;
         let equals = record.iter().position(|b| *b == b'=').ok_or_else(wrong)?;
         records.push((record[..equals].to_vec(), record[equals + 1..].to_vec()));

@@ -197,9 +197,7 @@ impl Walk<'_> {
             other => other,
         };
         match opened.and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat))) {
-            Ok((fd, stat)) if self.skipped(&stat, above) => {
-                self.push(fd, stat, path, false, Vec::new())
-            }
+            Ok((fd, stat)) if self.skipped(&stat, above) => self.push(fd, stat, path, false, Vec::new()),
             Ok((fd, stat)) => self.read(fd, stat, path),
             Err(e) => self.trouble(path, e),
         }
@@ -235,7 +233,8 @@ impl Walk<'_> {
             let below = join(&path, &name);
             let stat = Stat::at(&*dir, &name);
             let is_dir = stat.is_ok_and(|s| s.kind == Type::Directory);
-            if !self.tree.excludes.is_empty() && self.tree.excludes.matches(Path::new(OsStr::from_bytes(&below)), is_dir)
+            if !self.tree.excludes.is_empty()
+                && self.tree.excludes.matches(Path::new(OsStr::from_bytes(&below)), is_dir)
             {
                 continue;
             }

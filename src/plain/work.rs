@@ -59,9 +59,7 @@ impl WorkDir {
         for number in 1..TRIES {
             let wanted = if number == 1 { format!("{name}{extension}") } else { format!("{name}-{number}{extension}") };
             let renamed = match file {
-                Some(file) => {
-                    renameat_with(&self.dir, file, &self.results, wanted.as_str(), RenameFlags::NOREPLACE)
-                }
+                Some(file) => renameat_with(&self.dir, file, &self.results, wanted.as_str(), RenameFlags::NOREPLACE),
                 None => renameat_with(
                     &self.results,
                     self.name.as_str(),

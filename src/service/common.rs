@@ -117,9 +117,8 @@ impl CommonData {
         }
         let known: Vec<TaskRow> = w.all()?;
         for task in self.tasks {
-            let same = |k: &TaskRow| {
-                (k.r#type, &k.name, &k.store_location) == (task.r#type, &task.name, &task.store_location)
-            };
+            let same =
+                |k: &TaskRow| (k.r#type, &k.name, &k.store_location) == (task.r#type, &task.name, &task.store_location);
             if known.iter().any(same) {
                 continue;
             }

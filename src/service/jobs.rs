@@ -33,7 +33,17 @@ const FIELDS: &[&str] = &[
     "vault",
 ];
 const KINDS: &[&str] = &[
-    "backup", "restore", "export", "delete", "prune", "verify", "sync", "test", "remove", "task_backup", "task_restore",
+    "backup",
+    "restore",
+    "export",
+    "delete",
+    "prune",
+    "verify",
+    "sync",
+    "test",
+    "remove",
+    "task_backup",
+    "task_restore",
 ];
 const STATES: &[&str] = &["pending", "running", "in_progress", "completed", "failed", "cancelled"];
 

@@ -20,7 +20,10 @@ enum Fate {
 fn fate(job: &Job) -> Fate {
     match (&job.task, job.state) {
         (Task::Delete | Task::Remove { .. }, _) => Fate::Again,
-        (Task::Backup { .. } | Task::TaskBackup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync, State::Pending) => Fate::Again,
+        (
+            Task::Backup { .. } | Task::TaskBackup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync,
+            State::Pending,
+        ) => Fate::Again,
         (Task::Backup { .. }, _) => Fate::Failed(
             "the daemon stopped before it finished; what it had stored is found and used by the next backup",
         ),
@@ -30,9 +33,9 @@ fn fate(job: &Job) -> Fate {
         (Task::TaskRestore { .. }, State::Pending) => {
             Fate::Failed("the daemon stopped before it began; run the task again")
         }
-        (Task::TaskRestore { .. }, _) => Fate::Failed(
-            "the daemon stopped before it finished; every file is whole, old or new: run the task again",
-        ),
+        (Task::TaskRestore { .. }, _) => {
+            Fate::Failed("the daemon stopped before it finished; every file is whole, old or new: run the task again")
+        }
         (Task::Restore(_), State::Pending) => Fate::Failed("the daemon stopped before it began; restore again"),
         (Task::Restore(_), _) => {
             Fate::Failed("the daemon stopped before it finished; every file is whole, old or new: restore again")

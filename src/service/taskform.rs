@@ -19,7 +19,8 @@ const PROJECTS: usize = 1000;
 /// A task as a caller gives it.
 pub(super) fn read(options: Map, by: &str, now: Timestamp) -> Result<TaskRow> {
     let mut args = Args::new(options);
-    let missing = |key: &str| Error::invalid(format!("{key} is missing; a task needs name, store_location and content"));
+    let missing =
+        |key: &str| Error::invalid(format!("{key} is missing; a task needs name, store_location and content"));
     let name = args.string("name")?.ok_or_else(|| missing("name"))?;
     let store = args.string("store_location")?.ok_or_else(|| missing("store_location"))?;
     let content = args.map("content")?.ok_or_else(|| missing("content"))?;
@@ -138,8 +139,10 @@ fn read_plan(strategy: &str, map: Map, now: Timestamp) -> Result<Plan> {
     let time = args.string("execute_time")?;
     let cron = args.string("cron_expression")?;
     args.finish()?;
-    let unused = |key: &str| Error::invalid(format!("{key} is given, but execution_strategy is {strategy}; leave it out"));
-    let lacking = |key: &str| Error::invalid(format!("{key} is missing, and execution_strategy is {strategy}; give it"));
+    let unused =
+        |key: &str| Error::invalid(format!("{key} is given, but execution_strategy is {strategy}; leave it out"));
+    let lacking =
+        |key: &str| Error::invalid(format!("{key} is missing, and execution_strategy is {strategy}; give it"));
     match strategy {
         "SPECIFIED_TIME" => {
             if cron.is_some() {
@@ -190,7 +193,8 @@ pub(super) fn since(content: &Content, now: Timestamp) -> Result<Option<Timestam
         (Some(text), Some(true)) => moment("increment_date", text).map(Some),
         (None, Some(true)) => {
             let day = now.to_zoned(TimeZone::system()).yesterday().and_then(|day| day.start_of_day());
-            day.map(|day| Some(day.timestamp())).map_err(|e| Error::failed(format!("there is no day before today: {e}")))
+            day.map(|day| Some(day.timestamp()))
+                .map_err(|e| Error::failed(format!("there is no day before today: {e}")))
         }
         _ => Ok(None),
     }
