@@ -29,6 +29,9 @@ mod unpack;
 mod walk;
 mod work;
 
+#[cfg(test)]
+mod tests;
+
 use crate::archive::PathError;
 use crate::model::{Error, ErrorKind, Result};
 use crate::restore::OnError;
