@@ -374,15 +374,19 @@ impl Copier<'_> {
         let meta = self.basic(&leaf.stat, xattrs, 0);
         let line = Line::new(self.resource, &leaf.path, what, &meta, None);
         let at = self.at(&leaf.path);
-        match self.sink.special(&line, &at, &meta) {
-            Ok(problems) => {
-                if leaf.stat.nlink > 1 {
-                    self.linked.insert(leaf.path.clone(), line.what.clone());
-                }
-                self.note(&line, &problems).map(|()| true)
+        let problems = match self.sink.special(&line, &at, &meta) {
+            Ok(problems) => problems,
+            // Its line says all there is to it, for wherever the copy itself cannot hold it.
+            Err(e) => {
+                self.errors.take(&leaf.path, e)?;
+                Vec::new()
             }
-            Err(e) => self.errors.take(&leaf.path, e).map(|()| false),
+        };
+        if leaf.stat.nlink > 1 {
+            self.linked.insert(leaf.path.clone(), line.what.clone());
         }
+        self.note(&line, &problems)?;
+        Ok(true)
     }
 
     fn finish(mut self, mut manifest: Manifest, common: Option<&serde_json::Value>) -> Result<Outcome> {

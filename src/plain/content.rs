@@ -76,7 +76,7 @@ impl<'a> Content<'a> {
     }
 
     fn hash_hole(&mut self, until: u64) {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let hole = until.saturating_sub(self.at);
         let mut left = hole;
         while left > 0 {

@@ -143,7 +143,7 @@ fn work_on(
 fn next_chunk(lines: &mut super::source::Lines, request: &Request) -> Result<Vec<Line>> {
     let (mut chunk, mut bytes) = (Vec::new(), 0_u64);
     while chunk.len() < CHUNK && bytes < CHUNK_BYTES {
-        let Some(line) = lines.next()? else { break };
+        let Some(line) = lines.read()? else { break };
         if request.allowed.get(line.resource).is_some_and(Option::is_some) {
             bytes = bytes.saturating_add(line.size());
             chunk.push(line);
@@ -160,7 +160,7 @@ fn survey(source: &Source, request: &Request) -> Result<Survey> {
     let mut places: HashMap<&Path, u64> = HashMap::new();
     let mut largest = 0;
     let mut lines = source.lines()?;
-    while let Some(line) = lines.next()? {
+    while let Some(line) = lines.read()? {
         let Some(Some(allowed)) = request.allowed.get(line.resource) else { continue };
         survey.entries += 1;
         if let Some(first) = line.first {

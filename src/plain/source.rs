@@ -251,6 +251,9 @@ impl Source {
                 }
                 read(&mut file::DataReader::new(&file, holes, *size))
             }
+            Place::Archive { .. } if line.first.is_some() => Err(Error::invalid_state(
+                "it is a hard link to a file that was not restored, and an archive has its content only there",
+            )),
             Place::Archive { file, tar } => {
                 let tar = match tar {
                     Some(tar) => tar,
@@ -292,7 +295,7 @@ pub struct Lines {
 
 impl Lines {
     /// The next one.
-    pub fn next(&mut self) -> Result<Option<Line>> {
+    pub fn read(&mut self) -> Result<Option<Line>> {
         let mut text = Vec::new();
         let n = (&mut self.reader).take(WHOLE).read_until(b'\n', &mut text).at(|| format!("cannot read {ENTRIES}"))?;
         if n == 0 {

@@ -170,6 +170,29 @@ fn symbolic_links_lead_neither_the_reader_nor_the_writer() {
 }
 
 #[test]
+fn a_link_without_its_first_name_is_listed_and_the_rest_comes_back() {
+    let place = Place::new();
+    let copy = place.copy(Some(Format::TarZst));
+    std::fs::remove_file(place.path("live/sub/same")).unwrap();
+    std::fs::write(place.path("live/sub/two"), "changed").unwrap();
+    let progress = Progress::default();
+    let mut source = Source::open(&copy, &place.path("scratch"), &progress).unwrap();
+    let request = restore::Request {
+        allowed: vec![Some(vec![place.path("live")])],
+        skip: true,
+        on_error: OnError::Continue,
+        space_check: true,
+        never: Vec::new(),
+        journal: place.path("scratch/journal"),
+    };
+    std::fs::remove_file(place.path("live/sub/two")).unwrap();
+    let done = restore::run(&mut source, &request, &progress).unwrap();
+    assert_eq!(done.error_list.len(), 1, "{done:?}");
+    assert!(done.error_list[0].path.ends_with(b"/sub/same"));
+    assert_eq!(std::fs::read_to_string(place.path("live/sub/two")).unwrap(), "two");
+}
+
+#[test]
 fn a_directory_that_holds_something_is_not_replaced_by_a_file() {
     let place = Place::new();
     let copy = place.copy(None);

@@ -58,22 +58,21 @@ impl WorkDir {
         };
         for number in 1..TRIES {
             let wanted = if number == 1 { format!("{name}{extension}") } else { format!("{name}-{number}{extension}") };
-            let renamed = match file {
-                Some(file) => renameat_with(&self.dir, file, &self.results, wanted.as_str(), RenameFlags::NOREPLACE),
-                None => renameat_with(
-                    &self.results,
-                    self.name.as_str(),
-                    &self.results,
-                    wanted.as_str(),
-                    RenameFlags::NOREPLACE,
-                ),
+            let (from, old) = match file {
+                Some(file) => (&self.dir, file),
+                None => (&self.results, self.name.as_str()),
+            };
+            let renamed = match renameat_with(from, old, &self.results, wanted.as_str(), RenameFlags::NOREPLACE) {
+                // A file system that has no such rename.
+                Err(Errno::INVAL) => match live::find(&self.results, wanted.as_bytes()).at(what)? {
+                    Some(_) => Err(Errno::EXIST),
+                    None => renameat_with(from, old, &self.results, wanted.as_str(), RenameFlags::empty()),
+                },
+                other => other,
             };
             match renamed {
                 Ok(()) => {}
                 Err(Errno::EXIST) => continue,
-                Err(Errno::INVAL) => {
-                    return Err(Error::failed(format!("{}: its file system cannot rename without replacing", what())));
-                }
                 Err(e) => return Err(e).at(what),
             }
             self.gone = file.is_none();

@@ -11,7 +11,7 @@ use super::{Event, ObjectKind, Service, check, select, taskform};
 use crate::catalog::task::{self, Plan, ProjectContent, TaskState, TaskType};
 use crate::catalog::{Job, Project, Resource, Tables, Task, TaskRow, Writer, resource};
 use crate::jobs::{Key, Lane, Ticket};
-use crate::model::{Args, Error, Map, Result};
+use crate::model::{Args, Error, ErrorKind, Map, Result};
 use crate::restore::job::open_root;
 
 /// The page when none is asked for, and the largest.
@@ -294,6 +294,7 @@ impl Service {
                 match self.run_task(row.id) {
                     Ok(job) => tracing::info!("task {} ({}) runs as job {job}", row.id, row.name),
                     // The run before still goes on; this one is left out.
+                    Err(e) if e.kind != ErrorKind::InvalidState => return Err(e),
                     Err(e) => tracing::warn!("task {} ({}) does not run: {e}", row.id, row.name),
                 }
                 self.catalog.write(|w| match w.get::<TaskRow>(row.id)? {
