@@ -902,7 +902,7 @@ fn b9_tasks_are_listed_by_state_in_pages() {
 
 /// Files that take a while.
 fn many(dir: &Path, word: &str) {
-    sh(dir, &format!("for i in $(seq 6000); do echo {word} $i > $i; done; head -c 30000000 /dev/urandom > large"));
+    sh(dir, &format!("for i in $(seq 4000); do echo {word} $i > $i; done; head -c 30000000 /dev/urandom > large"));
 }
 
 #[test]
@@ -940,6 +940,30 @@ fn b7_a_kill_in_the_middle_of_a_run_leaves_nothing_that_looks_finished() {
         }
         sh(&results, "rm -r *");
     }
+}
+
+#[test]
+fn b7_a_run_that_the_daemons_stop_cuts_off_is_made_up_for() {
+    needs_root!("b7_a_run_that_the_daemons_stop_cuts_off_is_made_up_for");
+    let _heavy = heavy();
+    let mut daemon = Daemon::start();
+    let source = daemon.source();
+    many(&source, "new");
+    daemon.add("web", &source);
+    let results = daemon.path("copies/stopped");
+    let id = daemon.ok(&format!(
+        "CreateTask a{{sv}} 3 name s stopped store_location s {} content a{{sv}} 1 projects aa{{sv}} 1 1 project_regex s *",
+        daemon.path("copies").display()
+    ));
+    wait_for("it is at work", PATIENCE, || {
+        results.exists() && sh(&results, "find . -mindepth 2 2>/dev/null | head -20 | wc -l").trim() != "0"
+    });
+    assert!(daemon.stop().success());
+    assert_eq!(names(&results), Vec::<String>::new(), "it cleans up before it ends");
+    daemon.start_again();
+    let whole = path(&finished(&daemon, id.as_str().unwrap()));
+    assert_eq!(names(&results).len(), 1);
+    assert_eq!(differences(&source, &copy_of(&whole, "default", "web", &source)), "");
 }
 
 #[test]
