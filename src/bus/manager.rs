@@ -459,6 +459,61 @@ impl Manager {
         self.0.object_with_job(&header, Right::Restore, move |s| s.restore_snapshot(id, options.read()?)).await
     }
 
+    /// Makes a task, which copies projects into a folder of plain files or brings such a copy back, and
+    /// answers with its id. Keys: `name` (s), `store_location` (s, absolute), `type` (s: DATA_BACKUP,
+    /// DATA_RESTORE), `content` (a{sv}: `common_data` b, `compression` b, `format` s: tar.zst or tar.gz,
+    /// `increment` b, `increment_date` s, `projects` aa{sv} of `project_id` s, `project_regex` s, `repo_list`
+    /// as, `repo_regex` s, `exclude_projects` as, `exclude_repos` as), `backup_setting` (a{sv}:
+    /// `conflict_strategy` s: SKIP, OVERWRITE; `error_strategy` s: CONTINUE, FAST_FAIL; `execution_strategy`
+    /// s: IMMEDIATELY, SPECIFIED_TIME, CRON_EXPRESSION; `execution_plan` a{sv} of `execute_immediately` b,
+    /// `execute_time` s, `cron_expression` s; `space_cap_check` b). A run writes beneath
+    /// STORE_LOCATION/NAME; the store_location of a DATA_RESTORE is what a run wrote, which takes the right
+    /// restore as well.
+    #[zbus(out_args("id"))]
+    async fn create_task(&self, task: Dict, #[zbus(header)] header: Header<'_>) -> Result<String> {
+        if task.has_text("type", "DATA_RESTORE") {
+            self.0.guard.check(&header, Right::Restore).await?;
+        }
+        let uid = self.0.guard.caller(&header, Right::Configure).await?;
+        self.0.run(move |s| s.create_task(task.read()?, &super::rights::user_name(uid))).await
+    }
+
+    /// Runs a task now. It may be run again and again, but not twice at once.
+    #[zbus(out_args("job"))]
+    async fn execute_task(
+        &self,
+        id: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        let right = match self.0.service.task_type(&id) {
+            Ok(kind) if kind.name() == "DATA_RESTORE" => Right::Restore,
+            Ok(_) => Right::Backup,
+            // What does not exist is told to those who may look.
+            Err(_) => Right::Read,
+        };
+        self.0.job(&header, right, move |s| s.execute_task(&id, options.read()?)).await
+    }
+
+    /// One task. `result` (completed, failed, cancelled), `error` and `report` are of its last run.
+    #[zbus(out_args("task"))]
+    async fn get_task(&self, id: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_task(&id)).await
+    }
+
+    /// One page of the tasks. Keys: `state` (s: PENDING, RUNNING, FINISHED), `page_number` (from 1),
+    /// `page_size` (1 to 1000; default 20). Answers `records`, `page_number`, `page_size`, `total_records`,
+    /// `total_pages`, `count`, `page`.
+    #[zbus(out_args("page"))]
+    async fn list_tasks(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.list_tasks(options.read()?)).await
+    }
+
+    /// Removes a task that does not run. What its runs wrote stays.
+    async fn remove_task(&self, id: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_task(&id, options.read()?)).await
+    }
+
     /// One job, ended or not.
     #[zbus(out_args("job"))]
     async fn get_job(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {

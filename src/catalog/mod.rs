@@ -15,6 +15,7 @@ pub mod project;
 pub mod resource;
 pub mod state;
 pub mod table;
+pub mod task;
 pub mod vault;
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -35,6 +36,7 @@ pub use project::Project;
 pub use resource::Resource;
 pub use state::State;
 pub use table::{Reader, Row, Tables, Writer, rows_read};
+pub use task::TaskRow;
 pub use vault::VaultRow;
 
 /// The catalog's file in the state directory.

@@ -22,7 +22,7 @@ const COUNTS: TableDefinition<(u8, u64), u64> = TableDefinition::new("counts");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// All kinds of rows, so that every table exists from the first start.
-const KINDS: [&str; 6] = ["projects", "resources", "destinations", "vaults", "backups", "jobs"];
+const KINDS: [&str; 7] = ["projects", "resources", "destinations", "vaults", "backups", "jobs", "tasks"];
 
 /// A kind of row. Rows are a version byte and JSON: a later version reads every earlier one.
 pub trait Row: Serialize + DeserializeOwned {
@@ -237,6 +237,17 @@ impl Writer {
         let next = table.get(R::TABLE).map_err(failed)?.map_or(0, |n| n.value()).saturating_add(1);
         table.insert(R::TABLE, next).map_err(failed)?;
         Ok(next)
+    }
+
+    /// An id for a row that comes from elsewhere: its own where no other row has it, else the next.
+    pub fn own_id<R: Row>(&self, id: u64) -> Result<u64> {
+        if id == 0 || id == u64::MAX || self.get::<R>(id)?.is_some() {
+            return self.next_id::<R>();
+        }
+        let mut table = self.0.open_table(COUNTERS).map_err(failed)?;
+        let last = table.get(R::TABLE).map_err(failed)?.map_or(0, |n| n.value());
+        table.insert(R::TABLE, last.max(id)).map_err(failed)?;
+        Ok(id)
     }
 
     /// Stores a row with its name and index entries; `AlreadyExists` if another has the name.

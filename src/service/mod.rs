@@ -6,18 +6,20 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `projects` … `backups`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `projects` … `backups`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
 //! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
 //! | `later` | what is on the bus before it is built |
+//! | `taskform`, `common` | what a task looks like, and the configuration that it carries |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
 mod backups;
 mod check;
 mod clock;
+mod common;
 mod config;
 mod declare;
 mod declared;
@@ -39,6 +41,8 @@ mod restores;
 mod select;
 mod show;
 mod submit;
+mod taskform;
+mod tasks;
 mod vaults;
 mod work;
 
@@ -53,7 +57,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use crate::catalog::{Catalog, Destination, Resource, State, Tables, VaultRow, private_dir};
+use crate::catalog::{Catalog, Destination, Resource, State, Tables, TaskRow, VaultRow, private_dir};
 use crate::host;
 use crate::jobs::Jobs;
 use crate::model::{Args, Error, Map, Result};
@@ -222,6 +226,7 @@ impl Service {
             }
             found.extend(r.ids::<VaultRow>()?.into_iter().map(|id| (ObjectKind::Vault, id)));
             found.extend(r.ids::<Destination>()?.into_iter().map(|id| (ObjectKind::Destination, id)));
+            found.extend(r.ids::<TaskRow>()?.into_iter().map(|id| (ObjectKind::Task, id)));
             for state in [State::Pending, State::Running] {
                 let ids = r.indexed(crate::catalog::job::BY_STATE, state.key())?;
                 found.extend(ids.into_iter().map(|id| (ObjectKind::Job, id)));

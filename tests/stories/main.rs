@@ -18,4 +18,5 @@ mod metadata;
 mod resource_root;
 mod restart;
 mod scale;
+mod tasks;
 mod trouble;
