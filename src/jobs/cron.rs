@@ -5,7 +5,7 @@
 //! twice runs once, unless it runs by the hour or more often. That is what the crate does.
 
 use croner::Cron;
-use croner::parser::{CronParser, Seconds};
+use croner::parser::{CronParser, Seconds, Year};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -37,7 +37,7 @@ impl Times {
                 "cron is {cron:?}, which {why}; give five fields such as \"0 2 * * *\", six with seconds first, or @daily"
             ))
         };
-        let parser = CronParser::builder().seconds(Seconds::Optional).build();
+        let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let parsed = parser.parse(cron.trim()).map_err(|e| wrong(format!("is not a cron expression ({e})")))?;
         let times = Self { cron: parsed, zone };
         match times.next(Timestamp::UNIX_EPOCH) {
@@ -50,6 +50,17 @@ impl Times {
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let start = after.to_zoned(self.zone.clone());
         self.cron.find_next_occurrence(&start, false).ok().map(|time| time.timestamp())
+    }
+
+    /// The last time that is not after `now`.
+    pub fn last(&self, now: Timestamp) -> Option<Timestamp> {
+        let start = now.to_zoned(self.zone.clone());
+        self.cron.find_previous_occurrence(&start, true).ok().map(|time| time.timestamp())
+    }
+
+    /// The time zone.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
     }
 }
 
@@ -103,7 +114,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused_by_name() {
         for cron in ["", "* * *", "61 * * * *", "0 2 * * * * *", "0 0 30 2 *", "never", "0 2 * * \u{0}", "@often"] {
-            let e = Times::parse(cron, "UTC").unwrap_err();
+            let Err(e) = Times::parse(cron, "UTC") else { panic!("{cron:?} is taken") };
             assert!(e.message.contains("cron is"), "{cron:?}: {e}");
         }
         assert!(Times::parse("0 2 * * *", "Atlantis/Capital").unwrap_err().message.contains("timezone"));

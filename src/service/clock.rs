@@ -113,7 +113,8 @@ type Tick = fn(&Service, Timestamp) -> Result<Option<Timestamp>>;
 
 impl Service {
     /// Everything that comes by time.
-    const TICKS: &[(&'static str, Tick)] = &[];
+    const TICKS: &[(&'static str, Tick)] =
+        &[("schedules", Self::tick_schedules), ("expired backups", Self::tick_retention)];
 
     /// What time it is.
     pub(super) fn now(&self) -> Timestamp {

@@ -9,6 +9,8 @@ pub enum ObjectKind {
     Vault,
     /// A destination.
     Destination,
+    /// A schedule.
+    Schedule,
     /// A job that has not ended. Announced by the job events alone.
     Job,
 }

@@ -6,8 +6,9 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `projects` … `backups`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `projects` … `backups`, `schedules`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
+//! | `retention` | which automatic backups go, and when |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
@@ -32,6 +33,8 @@ mod projects;
 mod recover;
 mod resources;
 mod restores;
+mod retention;
+mod schedules;
 mod select;
 mod show;
 mod submit;
@@ -49,7 +52,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use crate::catalog::{Catalog, Destination, Resource, State, Tables, VaultRow, private_dir};
+use crate::catalog::{Catalog, Destination, Resource, Schedule, State, Tables, VaultRow, private_dir};
 use crate::host;
 use crate::jobs::Jobs;
 use crate::model::{Args, Error, Map, Result};
@@ -185,6 +188,7 @@ impl Service {
             }
             found.extend(r.ids::<VaultRow>()?.into_iter().map(|id| (ObjectKind::Vault, id)));
             found.extend(r.ids::<Destination>()?.into_iter().map(|id| (ObjectKind::Destination, id)));
+            found.extend(r.ids::<Schedule>()?.into_iter().map(|id| (ObjectKind::Schedule, id)));
             for state in [State::Pending, State::Running] {
                 let ids = r.indexed(crate::catalog::job::BY_STATE, state.key())?;
                 found.extend(ids.into_iter().map(|id| (ObjectKind::Job, id)));

@@ -191,6 +191,7 @@ impl Service {
                 row.unsure = false;
                 Ok(())
             })?;
+            super::retention::replan(w, &row, self.now())?;
             w.update::<VaultRow>(row.vault, |vault| {
                 vault.last_manifest = Some(object);
                 Ok(())

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::fields::Fields;
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, resources, select};
+use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, resources, schedules, select};
 use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, name};
@@ -199,6 +199,7 @@ impl Service {
                 refuse_removing(&row)?;
             }
             refuse_jobs(w, &row)?;
+            schedules::refuse_named(w, &format!("vault {:?}", row.name), |s| s.vault == Some(row.id))?;
             if delete_data && !row.emptied {
                 let backups = w.rows_at::<Backup>(backup::BY_VAULT, row.id)?;
                 if let Some(kept) = backups.iter().find(|b| b.protected) {

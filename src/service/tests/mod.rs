@@ -1,6 +1,7 @@
 //! The use cases over a real catalog, a real vault and real files, without bus and mount.
 
 mod recovery;
+mod schedules;
 mod vaults;
 
 use std::path::{Path, PathBuf};
