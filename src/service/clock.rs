@@ -113,8 +113,11 @@ type Tick = fn(&Service, Timestamp) -> Result<Option<Timestamp>>;
 
 impl Service {
     /// Everything that comes by time.
-    const TICKS: &[(&'static str, Tick)] =
-        &[("schedules", Self::tick_schedules), ("expired backups", Self::tick_retention)];
+    const TICKS: &[(&'static str, Tick)] = &[
+        ("schedules", Self::tick_schedules),
+        ("expired backups", Self::tick_retention),
+        ("vaults", Self::tick_housekeeping),
+    ];
 
     /// What time it is.
     pub(super) fn now(&self) -> Timestamp {

@@ -9,6 +9,7 @@
 //! | `projects` … `backups`, `schedules`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
+//! | `housekeeping` | vaults that prune and check themselves |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
@@ -24,6 +25,7 @@ mod event;
 mod exports;
 mod fields;
 mod first;
+mod housekeeping;
 mod jobs;
 mod keys;
 mod open;

@@ -7,7 +7,7 @@ use super::page::Page;
 use super::submit::Draft;
 use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, resources, schedules, select};
 use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup};
-use crate::jobs::{Key, Lane, Ticket};
+use crate::jobs::{Key, Lane, Ticket, Times};
 use crate::model::{Args, Error, Map, Result, name};
 
 const FIELDS: &[&str] = &[
@@ -20,12 +20,19 @@ const FIELDS: &[&str] = &[
     "capacity",
     "project",
     "grace",
+    "prune",
+    "verify_within",
+    "next_prune",
+    "last_read",
     "created_at",
     "used",
     "backups",
     "last_verified",
     "last_pruned",
 ];
+
+/// Longer than anybody waits for a check.
+const MOST_DAYS: u64 = 36_500;
 
 /// Settings that can be changed, as a caller gives them.
 #[derive(Debug, Default, Clone)]
@@ -34,6 +41,8 @@ struct Settings {
     capacity: Option<u64>,
     project: Option<String>,
     grace: Option<u64>,
+    prune: Option<String>,
+    verify_within: Option<u32>,
 }
 
 impl Settings {
@@ -46,12 +55,11 @@ impl Settings {
             capacity: args.uint("capacity", 0, u64::MAX)?,
             project: args.string("project")?,
             grace: args.uint("grace", 0, 365 * 86_400)?,
+            prune: args.string("prune")?.map(|cron| cron.trim().to_owned()),
+            verify_within: args.uint("verify_within", 0, MOST_DAYS)?.and_then(|days| u32::try_from(days).ok()),
         };
-        if args.string("prune")?.is_some_and(|cron| !cron.is_empty()) {
-            return Err(not_offered("prune (a schedule for it)"));
-        }
-        if args.uint("verify_within", 0, u64::from(u32::MAX))?.is_some_and(|days| days > 0) {
-            return Err(not_offered("verify_within"));
+        if let Some(cron) = settings.prune.as_ref().filter(|cron| !cron.is_empty()) {
+            Times::parse(cron, "").map_err(|e| e.context("prune"))?;
         }
         Ok(settings)
     }
@@ -68,6 +76,14 @@ impl Settings {
         }
         if let Some(grace) = self.grace {
             row.grace = grace;
+        }
+        if let Some(cron) = self.prune {
+            row.prune = (!cron.is_empty()).then_some(cron);
+            // The clock finds when that is.
+            row.prune_due = None;
+        }
+        if let Some(days) = self.verify_within {
+            row.verify_within = (days > 0).then_some(days);
         }
         Ok(())
     }
@@ -128,6 +144,11 @@ impl Service {
                 created_at: self.now(),
                 last_verified: None,
                 last_pruned: None,
+                last_read: None,
+                prune: None,
+                prune_due: None,
+                verify_within: None,
+                verify_tried: None,
                 last_manifest: None,
                 removing: false,
                 emptied: false,
@@ -251,6 +272,8 @@ impl Service {
             f.time("created_at", Some(row.created_at)).opt("used", used);
             let backups = r.rows_at::<Backup>(backup::BY_VAULT, row.id)?;
             f.set("backups", backups.iter().filter(|b| b.status == State::Completed && !b.deleting).count() as u64);
+            f.opt("prune", row.prune.as_deref()).opt("verify_within", row.verify_within);
+            f.time("next_prune", row.prune_due).time("last_read", row.last_read);
             f.time("last_verified", row.last_verified).time("last_pruned", row.last_pruned);
             Ok(f.done())
         })

@@ -15,4 +15,5 @@ mod main_job;
 mod metadata;
 mod resource_root;
 mod restart;
+mod schedules;
 mod trouble;

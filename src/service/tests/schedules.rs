@@ -9,34 +9,34 @@ use crate::catalog::{Keep, Schedule};
 use crate::jobs::cron;
 use crate::jobs::retention::{self, Candidate};
 
-fn at(text: &str) -> Timestamp {
+pub fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
 
-fn later(time: Timestamp, hours: i64) -> Timestamp {
+pub fn later(time: Timestamp, hours: i64) -> Timestamp {
     time.checked_add(SignedDuration::from_hours(hours)).unwrap()
 }
 
-struct Timed {
-    house: House,
-    clock: Clock,
-    service: Arc<Service>,
+pub struct Timed {
+    pub house: House,
+    pub clock: Clock,
+    pub service: Arc<Service>,
 }
 
 impl Timed {
-    fn new(start: &str) -> Self {
+    pub fn new(start: &str) -> Self {
         let (house, clock) = (House::new(), Clock::manual(at(start)));
         let service = open(&house, &clock);
         house.add(&service, "data");
         Self { house, clock, service }
     }
 
-    fn set(&self, name: &str, pairs: &[(&str, Value)]) -> u64 {
+    pub fn set(&self, name: &str, pairs: &[(&str, Value)]) -> u64 {
         self.service.set_schedule(name, map(pairs)).unwrap()
     }
 
     /// Lets the time come, and everything that is due be done.
-    fn come(&self, time: Timestamp) {
+    pub fn come(&self, time: Timestamp) {
         self.clock.set(time);
         self.service.tick();
         self.service.jobs.settle();
@@ -54,7 +54,7 @@ impl Timed {
     }
 
     /// Ids of the backups there are, oldest first.
-    fn ids(&self) -> Vec<u64> {
+    pub fn ids(&self) -> Vec<u64> {
         let list = self.service.list_backups(map(&[("sort", strings(&["id"])), ("page_size", 1000_u64.into())]));
         list.unwrap().1.iter().map(|b| number(b, "id")).collect()
     }

@@ -17,7 +17,7 @@ use serde_json::{Map as Json, Value as JsonValue, json};
 use super::jobs::error_name;
 use super::open::OpenVault;
 use super::recover::stopped;
-use super::{Event, Service, locked, retention};
+use super::{Event, Service, housekeeping, locked, retention};
 use crate::archive::PathError;
 use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job};
 use crate::jobs::{Live, Work};
@@ -276,6 +276,10 @@ impl Service {
                 }
                 events.push(Event::BackupChanged { id: backup, status: state.name().into() });
                 if let (State::Failed, Some(e)) = (state, &error) {
+                    if e.kind == ErrorKind::LimitReached {
+                        // What it stored until then gives its space back.
+                        housekeeping::prune_soon(w, row.vault, now)?;
+                    }
                     let error = error_name(e.kind).to_owned();
                     events.push(Event::BackupFailed { id: backup, resource: row.resource, error });
                 }
@@ -287,6 +291,8 @@ impl Service {
                     Ok(())
                 })?;
                 retention::replan(w, &row, now)?;
+                // Deletions before it may have left their space to it.
+                housekeeping::prune_soon(w, row.vault, now)?;
                 events.push(Event::BackupChanged { id: backup, status: row.status.name().into() });
             }
             (Task::Remove { .. }, _, Some(_)) => {

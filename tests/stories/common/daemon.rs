@@ -74,7 +74,8 @@ impl Daemon {
         });
     }
 
-    fn pid(&self) -> Pid {
+    /// The daemon's process.
+    pub fn pid(&self) -> Pid {
         let child = self.child.as_ref().expect("the daemon runs");
         Pid::from_raw(i32::try_from(child.id()).unwrap())
     }
