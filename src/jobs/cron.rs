@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn nonsense_is_refused_by_name() {
         for cron in ["", "* * *", "61 * * * *", "0 2 * * * * *", "0 0 30 2 *", "never", "0 2 * * \u{0}", "@often"] {
-            let Err(e) = Times::parse(cron, "UTC") else { panic!("{cron:?} is taken") };
+            let Err(e) = Times::parse(cron, "UTC") else { panic!("{cron:?} was taken") };
             assert!(e.message.contains("cron is"), "{cron:?}: {e}");
         }
         assert!(Times::parse("0 2 * * *", "Atlantis/Capital").unwrap_err().message.contains("timezone"));

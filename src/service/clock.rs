@@ -117,6 +117,8 @@ impl Service {
         ("schedules", Self::tick_schedules),
         ("expired backups", Self::tick_retention),
         ("vaults", Self::tick_housekeeping),
+        ("overdue schedules", Self::tick_overdue),
+        ("metrics", Self::tick_metrics),
     ];
 
     /// What time it is.

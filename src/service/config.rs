@@ -14,17 +14,19 @@ use crate::model::{Error, IoContext, Result};
 const MOST_JOBS: u64 = 64;
 
 /// What the files say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Manual backups that a resource may have.
     pub manual_backups: u64,
     /// Jobs at once.
     pub lanes: Limits,
+    /// The file that metrics are written to.
+    pub metrics: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { manual_backups: 10, lanes: Limits::default() }
+        Self { manual_backups: 10, lanes: Limits::default(), metrics: None }
     }
 }
 
@@ -33,6 +35,7 @@ impl Default for Config {
 struct File {
     limits: LimitsTable,
     jobs: JobsTable,
+    metrics: MetricsTable,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -47,6 +50,12 @@ struct JobsTable {
     work: Option<Spanned<u64>>,
     maintenance: Option<Spanned<u64>>,
     export: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct MetricsTable {
+    file: Option<Spanned<PathBuf>>,
 }
 
 /// An error at a byte of a file: its line, and the key that stands there.
@@ -98,6 +107,13 @@ impl Config {
         lane(file.jobs.work, &mut self.lanes.work)?;
         lane(file.jobs.maintenance, &mut self.lanes.maintenance)?;
         lane(file.jobs.export, &mut self.lanes.export)?;
+        if let Some(value) = file.metrics.file {
+            let (start, file) = (value.span().start, value.into_inner());
+            if !file.is_absolute() || file.file_name().is_none() {
+                return Err(at(path, text, start, "it is not the absolute path of a file"));
+            }
+            self.metrics = Some(file);
+        }
         if let Some(limit) = file.limits.manual_backups {
             self.manual_backups = limit;
         }

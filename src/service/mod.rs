@@ -10,6 +10,7 @@
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
+//! | `tell`, `metrics` | who is told what went wrong |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
@@ -28,6 +29,7 @@ mod first;
 mod housekeeping;
 mod jobs;
 mod keys;
+mod metrics;
 mod open;
 mod options;
 mod page;
@@ -40,6 +42,7 @@ mod schedules;
 mod select;
 mod show;
 mod submit;
+mod tell;
 mod vaults;
 mod work;
 
@@ -86,6 +89,10 @@ pub struct Service {
     submitting: Mutex<()>,
     /// Held while a vault or destination is made or moved, outside of transactions.
     making: Mutex<()>,
+    /// When it was last looked for what is overdue.
+    overdue_looked: Mutex<Option<jiff::Timestamp>>,
+    /// The metrics as they were last written, and when.
+    metrics_written: Mutex<Option<(jiff::Timestamp, String)>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -125,6 +132,8 @@ impl Service {
             descriptors: Mutex::default(),
             submitting: Mutex::default(),
             making: Mutex::default(),
+            overdue_looked: Mutex::default(),
+            metrics_written: Mutex::default(),
             options,
         });
         service.first_start()?;
@@ -207,15 +216,17 @@ impl Service {
     pub fn reload(&self, options: Map) -> Result<()> {
         Args::new(options).finish()?;
         let config = Config::load(&self.options.config)?;
+        let lanes = config.lanes;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         if let Some(me) = self.me.upgrade() {
-            self.jobs.set_limits(config.lanes, &me);
+            self.jobs.set_limits(lanes, &me);
         }
+        self.ticker.wake();
         Ok(())
     }
 
     fn config(&self) -> Config {
-        *self.config.read().unwrap_or_else(PoisonError::into_inner)
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn emit(&self, event: Event) {

@@ -96,6 +96,7 @@ impl Service {
                     Ok(())
                 })?,
             }
+            self.tell_failure(job.id);
         }
         self.finish_deletions()
     }

@@ -220,6 +220,9 @@ impl Service {
         if let Some(open) = report.export {
             self.save_configuration(&open);
         }
+        if end.state == State::Failed {
+            self.tell_failure(id);
+        }
         self.drop_old_jobs();
     }
 
