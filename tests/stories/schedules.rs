@@ -221,3 +221,46 @@ fn e5_how_long_and_how_many() {
     let row = daemon.ok("GetResource s web");
     assert_eq!((&row["manual_count"], &row["manual_limit"]), (&0.into(), &10.into()));
 }
+
+#[test]
+fn a_failure_is_told_to_people_and_to_machines() {
+    needs_root!("a_failure_is_told_to_people_and_to_machines");
+    let mut daemon = with_resource("told");
+    assert_eq!(daemon.stop().code(), Some(0));
+    let metrics = daemon.path("strongroom.prom");
+    std::fs::write(daemon.path("strongroom.toml"), format!("[metrics]\nfile = \"{}\"\n", metrics.display())).unwrap();
+    daemon.start_again();
+    let line = |name: &str| {
+        let text = std::fs::read_to_string(&metrics).unwrap_or_default();
+        text.lines().find(|l| l.starts_with(name)).map(str::to_owned).unwrap_or_default()
+    };
+    daemon.call_with("SetSchedule", &["sa{sv}", "s", "1", "cron", "s", "0 0 1 1 *"]).unwrap();
+    run(&daemon, "s");
+    wait_for("the success is written", PATIENCE, || {
+        line("strongroom_resource_last_success_timestamp_seconds{project=\"default\",resource=\"web\"} ") != ""
+    });
+    wait_for("the job is counted", PATIENCE, || line("strongroom_jobs{state=\"completed\"}").ends_with(" 1"));
+    assert!(line("strongroom_vault_used_bytes{vault=\"main\"}").split(' ').next_back().unwrap() != "0");
+    assert!(line("strongroom_schedule_overdue_resources{schedule=\"s\"}").ends_with(" 0"));
+    let status = |json: bool| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_strongroom"));
+        command.args(["--bus", daemon.address()]).args(json.then_some("--json")).arg("status");
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    daemon.ok("AddVaultKey sa{sv} main 1 kind s recovery");
+    let (code, text) = status(false);
+    assert_eq!(code, 0, "{text}");
+    assert!(text.contains("all is well") && text.contains("off this machine"), "{text}");
+    // What was there is gone: the next run fails.
+    std::fs::rename(daemon.source(), daemon.path("away")).unwrap();
+    let jobs = daemon.ok("RunSchedule sa{sv} s 0");
+    assert_eq!(daemon.wait(crate::common::number(&jobs[0]))["state"], "failed");
+    wait_for("the failure is counted", PATIENCE, || line("strongroom_jobs{state=\"failed\"}").ends_with(" 1"));
+    let (code, text) = status(true);
+    let document: Reply = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &document["ok"]), (1, &false.into()));
+    let problems: Vec<&str> = document["problems"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    assert!(problems.iter().any(|p| p.starts_with("schedule s failed")), "{problems:?}");
+    daemon.assert_well();
+}
