@@ -136,7 +136,9 @@ impl Manager {
 
     /// Makes a vault, and answers with its id. Keys: `destinations` (as: the first holds it, the others
     /// mirror it), `compression` (s: zstd:N, gzip:N, none), `encryption` (b; default true), `capacity` (t,
-    /// bytes), `project` (s), `prune` (s, cron), `verify_within` (u, days), `grace` (u, seconds).
+    /// bytes of the packs it stores: a backup that would exceed it fails and leaves nothing), `project` (s),
+    /// `prune` (s, cron, in the machine's time zone), `verify_within` (u, days: everything is read early enough
+    /// for that), `grace` (u, seconds).
     #[zbus(out_args("id"))]
     async fn add_vault(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
         self.0.call(&header, Right::Configure, move |s| s.add_vault(&name, options.read()?)).await

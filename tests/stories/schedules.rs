@@ -237,7 +237,7 @@ fn a_failure_is_told_to_people_and_to_machines() {
     daemon.call_with("SetSchedule", &["sa{sv}", "s", "1", "cron", "s", "0 0 1 1 *"]).unwrap();
     run(&daemon, "s");
     wait_for("the success is written", PATIENCE, || {
-        line("strongroom_resource_last_success_timestamp_seconds{project=\"default\",resource=\"web\"} ") != ""
+        !line("strongroom_resource_last_success_timestamp_seconds{project=\"default\",resource=\"web\"} ").is_empty()
     });
     wait_for("the job is counted", PATIENCE, || line("strongroom_jobs{state=\"completed\"}").ends_with(" 1"));
     assert!(line("strongroom_vault_used_bytes{vault=\"main\"}").split(' ').next_back().unwrap() != "0");
@@ -262,5 +262,52 @@ fn a_failure_is_told_to_people_and_to_machines() {
     assert_eq!((code, &document["ok"]), (1, &false.into()));
     let problems: Vec<&str> = document["problems"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
     assert!(problems.iter().any(|p| p.starts_with("schedule s failed")), "{problems:?}");
+    daemon.assert_well();
+}
+
+#[test]
+fn a6_a_failure_starts_the_notification_unit_with_the_facts() {
+    needs_root!("a6_a_failure_starts_the_notification_unit_with_the_facts");
+    let mut daemon = with_resource("notify");
+    assert_eq!(daemon.stop().code(), Some(0));
+    // As systemd would run it; the story's own bus is the system bus as well.
+    let (runtime, socket) = (daemon.path("run"), daemon.path("notify.sock"));
+    let address = daemon.address().to_owned();
+    daemon.start_again_in(&[
+        ("RUNTIME_DIRECTORY", runtime.to_str().unwrap()),
+        ("NOTIFY_SOCKET", socket.to_str().unwrap()),
+        ("DBUS_SYSTEM_BUS_ADDRESS", &address),
+    ]);
+    let seen = daemon.path("monitor");
+    let mut monitor = std::process::Command::new("dbus-monitor")
+        .args(["--address", &address, "member='StartUnit'"])
+        .stdout(std::fs::File::create(&seen).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for("the monitor listens", PATIENCE, || !std::fs::read_to_string(&seen).unwrap().is_empty());
+    daemon.call_with("SetSchedule", &["sa{sv}", "s", "1", "cron", "s", "0 0 1 1 *"]).unwrap();
+    std::fs::rename(daemon.source(), daemon.path("away")).unwrap();
+    let fail = || {
+        let jobs = daemon.ok("RunSchedule sa{sv} s 0");
+        let job = daemon.wait(crate::common::number(&jobs[0]));
+        assert_eq!(job["state"], "failed");
+        job
+    };
+    fail();
+    daemon.ok("SetSchedule sa{sv} s 1 notify_on_failure b true");
+    let job = fail();
+    let id = job["id"].as_u64().unwrap();
+    let said = || std::fs::read_to_string(&seen).unwrap();
+    wait_for("the unit is started", PATIENCE, || said().contains(&format!("strongroom-notify@{id}.service")));
+    monitor.kill().unwrap();
+    monitor.wait().unwrap();
+    assert_eq!(said().matches("member=StartUnit").count(), 1, "nobody asked to be told of the first: {}", said());
+    // A shell reads what the unit's programs get.
+    let script = format!(
+        ". run/notify/{id}.env; echo \"$STRONGROOM_EVENT $STRONGROOM_JOB $STRONGROOM_RESOURCE\"; echo \"$STRONGROOM_ERROR\""
+    );
+    let facts = sh(daemon.dir(), &script);
+    assert_eq!(facts.lines().next(), Some(format!("backup-failed {id} web").as_str()));
+    assert_eq!(facts.lines().nth(1), job["error"].as_str());
     daemon.assert_well();
 }
