@@ -108,6 +108,20 @@ impl Hub {
         objects::path(ObjectKind::Job, id)
     }
 
+    /// A call that starts some jobs and answers with their paths.
+    pub async fn jobs(
+        &self,
+        header: &Header<'_>,
+        right: Right,
+        work: impl FnOnce(&Service) -> model::Result<Vec<u64>> + Send + 'static,
+    ) -> Result<Vec<OwnedObjectPath>> {
+        let ids = self.call(header, right, work).await?;
+        for id in &ids {
+            self.announced(*id).await;
+        }
+        ids.into_iter().map(|id| objects::path(ObjectKind::Job, id)).collect()
+    }
+
     /// A call that starts a job and answers with an object that names it.
     pub async fn object_with_job(
         &self,

@@ -136,7 +136,9 @@ impl Manager {
 
     /// Makes a vault, and answers with its id. Keys: `destinations` (as: the first holds it, the others
     /// mirror it), `compression` (s: zstd:N, gzip:N, none), `encryption` (b; default true), `capacity` (t,
-    /// bytes), `project` (s), `prune` (s, cron), `verify_within` (u, days), `grace` (u, seconds).
+    /// bytes of the packs it stores: a backup that would exceed it fails and leaves nothing), `project` (s),
+    /// `prune` (s, cron, in the machine's time zone), `verify_within` (u, days: everything is read early enough
+    /// for that), `grace` (u, seconds).
     #[zbus(out_args("id"))]
     async fn add_vault(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
         self.0.call(&header, Right::Configure, move |s| s.add_vault(&name, options.read()?)).await
@@ -266,7 +268,7 @@ impl Manager {
 
     /// Lists backups. Keys: those of every list, and `resource` or `server_id` (s), `project` (s),
     /// `backup_type` (s), `type` (s), `status` (s; in_progress stands for pending and running), `vault` (s),
-    /// `machine` (s). Sorted by id or created_at, a page costs the same however many backups there are;
+    /// `machine` (s), `schedule` (s). Sorted by id or created_at, a page costs the same however many backups there are;
     /// sorted by anything else, all that the filter leaves are read.
     #[zbus(out_args("count", "results"))]
     async fn list_backups(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
@@ -512,6 +514,58 @@ impl Manager {
     /// Removes a task that does not run. What its runs wrote stays.
     async fn remove_task(&self, id: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
         self.0.call(&header, Right::Configure, move |s| s.remove_task(&id, options.read()?)).await
+    }
+
+    /// Makes a schedule or changes one, and answers with its id; keys not given keep their value. Keys:
+    /// `cron` (s: five fields, six with seconds first, or @daily and the like), `timezone` (s, such as
+    /// Europe/Berlin; default the machine's), `enabled` (b), `what` (s: backup, snapshot), `type` (s: full,
+    /// database), `resources` (as; none: all there are when it runs), `vault` (s; none: each resource's own),
+    /// `retention` (u, days; default 30, 0: not by age), `max_backups` (u; 0: any number), `keep_daily`,
+    /// `keep_weekly`, `keep_monthly`, `keep_yearly` (u: the last backup of each of so many; with any of them
+    /// `retention` does not count), `full_every` (u: every so many backups everything is read again),
+    /// `notify_on_failure` (b). A run that was missed is caught up once. A resource whose earlier backup by
+    /// the schedule still waits or runs is left out. What is kept is decided per resource; the newest good
+    /// backup always stays.
+    #[zbus(out_args("id"))]
+    async fn set_schedule(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
+        self.0.call(&header, Right::Configure, move |s| s.set_schedule(&name, options.read()?)).await
+    }
+
+    /// One schedule: its settings, and `next_run`, `last_run`, `last_result` (running, completed, failed,
+    /// cancelled, skipped), `overdue` (b: a resource has no good backup of a run that was due an hour or, where
+    /// runs are rarer, up to a day ago), `message`.
+    #[zbus(out_args("schedule"))]
+    async fn get_schedule(&self, schedule: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_schedule(&schedule)).await
+    }
+
+    /// Lists schedules. Keys: those of every list.
+    #[zbus(out_args("count", "results"))]
+    async fn list_schedules(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_schedules(options.read()?)).await
+    }
+
+    /// Removes a schedule. Its backups stay until they are deleted.
+    async fn remove_schedule(&self, schedule: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_schedule(&schedule, options.read()?)).await
+    }
+
+    /// Runs a schedule now, enabled or not; its next run stays. Answers one job for each resource.
+    #[zbus(out_args("jobs"))]
+    async fn run_schedule(
+        &self,
+        schedule: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Vec<OwnedObjectPath>> {
+        self.0.jobs(&header, Right::Backup, move |s| s.run_schedule(&schedule, options.read()?)).await
+    }
+
+    /// What becomes of every good backup of a schedule: `backup` (t), `resource` (s), `created_at`, `keep` (b),
+    /// `reason` (s), `expires_at` (by age, or when coming runs will have replaced it; absent: not foreseen).
+    #[zbus(out_args("plan"))]
+    async fn plan_retention(&self, schedule: String, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
+        self.0.objects(&header, Right::Read, move |s| s.plan_retention(&schedule)).await
     }
 
     /// One job, ended or not.

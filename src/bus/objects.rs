@@ -1,4 +1,4 @@
-//! The objects of resources, vaults and destinations: `Id` and `Info`.
+//! The objects of resources, vaults, destinations and schedules: `Id` and `Info`.
 
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ pub fn path(kind: ObjectKind, id: u64) -> Result<OwnedObjectPath> {
         ObjectKind::Vault => "vault",
         ObjectKind::Destination => "destination",
         ObjectKind::Task => "task",
+        ObjectKind::Schedule => "schedule",
         ObjectKind::Job => "job",
     };
     OwnedObjectPath::try_from(format!("{PATH}/{folder}/{id}")).map_err(|e| model::Error::failed(e).into())
@@ -82,6 +83,7 @@ macro_rules! object {
 object!(Resource, "org.strongroom1.Resource", get_resource, "What is backed up.");
 object!(Vault, "org.strongroom1.Vault", get_vault, "Where backups are kept.");
 object!(Task, "org.strongroom1.Task", get_task, "What copies projects into plain files, or brings them back.");
+object!(Schedule, "org.strongroom1.Schedule", get_schedule, "What is backed up by itself, and when.");
 object!(Destination, "org.strongroom1.Destination", get_destination, "A place that holds copies of vaults.");
 
 /// Puts an object on the bus; again is no mistake.
@@ -94,6 +96,7 @@ pub async fn register(hub: &Arc<Hub>, connection: &zbus::Connection, kind: Objec
             ObjectKind::Vault => server.at(&path, Vault::new(hub.clone(), id)).await.map(drop),
             ObjectKind::Destination => server.at(&path, Destination::new(hub.clone(), id)).await.map(drop),
             ObjectKind::Task => server.at(&path, Task::new(hub.clone(), id)).await.map(drop),
+            ObjectKind::Schedule => server.at(&path, Schedule::new(hub.clone(), id)).await.map(drop),
             ObjectKind::Job => server.at(&path, job::Job::new(hub.clone(), id)).await.map(drop),
         }
     });
@@ -109,6 +112,7 @@ pub async fn unregister(connection: &zbus::Connection, kind: ObjectKind, id: u64
         ObjectKind::Vault => server.remove::<Vault, _>(&path).await,
         ObjectKind::Destination => server.remove::<Destination, _>(&path).await,
         ObjectKind::Task => server.remove::<Task, _>(&path).await,
+        ObjectKind::Schedule => server.remove::<Schedule, _>(&path).await,
         ObjectKind::Job => server.remove::<job::Job, _>(&path).await,
     };
     match removed {
@@ -137,6 +141,10 @@ pub async fn invalidate(connection: &zbus::Connection, kind: ObjectKind, id: u64
             }
             ObjectKind::Task => {
                 let interface = server.interface::<_, Task>(&path).await?;
+                interface.get().await.info_invalidate(interface.signal_emitter()).await
+            }
+            ObjectKind::Schedule => {
+                let interface = server.interface::<_, Schedule>(&path).await?;
                 interface.get().await.info_invalidate(interface.signal_emitter()).await
             }
             ObjectKind::Job => Ok(()),

@@ -43,6 +43,23 @@ pub fn origin_key(text: &str) -> u64 {
     u64::from(text != "manual")
 }
 
+/// The index of automatic backups by schedule and resource ([`group`]).
+pub const BY_SCHEDULE: u8 = 7;
+
+/// The index of backups that go by themselves, by the microsecond in which they do ([`moment`]).
+pub const EXPIRING: u8 = 10;
+
+/// The key of the automatic backups of one resource by one schedule; schedule 0: by none.
+pub fn group(schedule: u64, resource: u64) -> u64 {
+    // Ids count up from 1: neither half ever overflows, and the rows say exactly what they are.
+    (schedule << 32) | (resource & u64::from(u32::MAX))
+}
+
+/// The key of a time: the first microsecond that is not before it.
+pub fn moment(time: Timestamp) -> u64 {
+    u64::try_from((time.as_nanosecond() + 999) / 1000).unwrap_or(0)
+}
+
 /// A backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
@@ -114,6 +131,12 @@ pub struct Backup {
     /// could not be asked since.
     #[serde(default)]
     pub unsure: bool,
+    /// The schedule that made it.
+    #[serde(default)]
+    pub schedule: Option<u64>,
+    /// How many backups by that schedule there were since the one that read everything.
+    #[serde(default)]
+    pub since_full: u32,
 }
 
 impl Row for Backup {
@@ -132,9 +155,15 @@ impl Row for Backup {
         keys.push((BY_TIME, u64::try_from(self.created_at.as_microsecond()).unwrap_or(0)));
         keys.push((BY_TYPE, type_key(&self.r#type)));
         keys.push((BY_ORIGIN, origin_key(&self.backup_type)));
+        if self.backup_type == "automatic" {
+            keys.push((BY_SCHEDULE, group(self.schedule.unwrap_or(0), self.resource)));
+        }
         if self.deleting {
             keys.push((DELETING, 1));
-        } else if self.status == State::Completed {
+        } else {
+            keys.extend(self.expires_at.map(|time| (EXPIRING, moment(time))));
+        }
+        if !self.deleting && self.status == State::Completed {
             keys.push((GOOD_BY_RESOURCE, self.resource));
             keys.push((GOOD_BY_VAULT, self.vault));
         }

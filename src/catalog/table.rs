@@ -22,7 +22,7 @@ const COUNTS: TableDefinition<(u8, u64), u64> = TableDefinition::new("counts");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// All kinds of rows, so that every table exists from the first start.
-const KINDS: [&str; 7] = ["projects", "resources", "destinations", "vaults", "backups", "jobs", "tasks"];
+const KINDS: [&str; 8] = ["projects", "resources", "destinations", "vaults", "backups", "jobs", "tasks", "schedules"];
 
 /// A kind of row. Rows are a version byte and JSON: a later version reads every earlier one.
 pub trait Row: Serialize + DeserializeOwned {
@@ -108,6 +108,12 @@ pub trait Tables {
     /// (key, id) of all rows in an index, by key, then id.
     fn in_order(&self, index: u8) -> Result<Vec<(u64, u64)>>;
 
+    /// Ids of the rows with a key within bounds in an index, by key, then id.
+    fn between(&self, index: u8, low: u64, high: u64) -> Result<Vec<u64>>;
+
+    /// The lowest key in an index.
+    fn lowest(&self, index: u8) -> Result<Option<u64>>;
+
     /// The id behind a name.
     fn named<R: Row>(&self, scope: u64, name: &str) -> Result<Option<u64>>;
 
@@ -155,9 +161,13 @@ macro_rules! tables {
             }
 
             fn indexed(&self, index: u8, key: u64) -> Result<Vec<u64>> {
+                self.between(index, key, key)
+            }
+
+            fn between(&self, index: u8, low: u64, high: u64) -> Result<Vec<u64>> {
                 let table = self.0.open_table(INDEX).map_err(failed)?;
                 table
-                    .range((index, key, 0)..=(index, key, u64::MAX))
+                    .range((index, low, 0)..=(index, high, u64::MAX))
                     .map_err(failed)?
                     .map(|row| row.map(|(entry, _)| entry.value().2).map_err(failed))
                     .collect()
@@ -175,6 +185,12 @@ macro_rules! tables {
                     .map_err(failed)?
                     .map(|row| row.map(|(entry, _)| (entry.value().1, entry.value().2)).map_err(failed))
                     .collect()
+            }
+
+            fn lowest(&self, index: u8) -> Result<Option<u64>> {
+                let table = self.0.open_table(INDEX).map_err(failed)?;
+                let mut range = table.range((index, 0, 0)..=(index, u64::MAX, u64::MAX)).map_err(failed)?;
+                range.next().map(|row| row.map(|(entry, _)| entry.value().1).map_err(failed)).transpose()
             }
 
             fn named<R: Row>(&self, scope: u64, name: &str) -> Result<Option<u64>> {

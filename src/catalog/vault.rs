@@ -38,6 +38,21 @@ pub struct VaultRow {
     pub last_verified: Option<Timestamp>,
     /// When it was last pruned.
     pub last_pruned: Option<Timestamp>,
+    /// When a check last read everything and found nothing wrong.
+    #[serde(default)]
+    pub last_read: Option<Timestamp>,
+    /// When it prunes itself: a cron expression.
+    #[serde(default)]
+    pub prune: Option<String>,
+    /// When it is pruned next.
+    #[serde(default)]
+    pub prune_due: Option<Timestamp>,
+    /// Everything in it is read once in so many days.
+    #[serde(default)]
+    pub verify_within: Option<u32>,
+    /// When that was last begun.
+    #[serde(default)]
+    pub verify_tried: Option<Timestamp>,
     /// The manifest that this machine wrote last.
     pub last_manifest: Option<Id>,
     /// Set while a job removes it.

@@ -72,6 +72,9 @@ pub enum Verb {
     /// Copies of projects as plain files, and the way back
     #[command(subcommand)]
     Task(TaskVerb),
+    /// What is backed up by itself, and when
+    #[command(subcommand)]
+    Schedule(ScheduleVerb),
     /// Work that is done, running or waiting
     #[command(subcommand)]
     Job(JobVerb),
@@ -366,6 +369,91 @@ pub struct Export {
     pub format: String,
 }
 
+/// What can be done with schedules.
+#[derive(Debug, Subcommand)]
+pub enum ScheduleVerb {
+    /// Make a schedule, or change one
+    Set {
+        /// Its name
+        name: String,
+        /// The settings; those not given stay
+        #[command(flatten)]
+        settings: ScheduleSettings,
+    },
+    /// List schedules
+    List,
+    /// Show one schedule
+    Show {
+        /// NAME or id
+        schedule: String,
+    },
+    /// Show which of its backups stay, and until when
+    Plan {
+        /// NAME or id
+        schedule: String,
+    },
+    /// Run a schedule now
+    Run {
+        /// NAME or id
+        schedule: String,
+    },
+    /// Remove a schedule; its backups stay
+    Remove {
+        /// NAME or id
+        schedule: String,
+    },
+}
+
+/// A schedule's settings.
+#[derive(Debug, Args)]
+pub struct ScheduleSettings {
+    /// When: five fields, six with seconds first, or @daily
+    #[arg(long)]
+    pub cron: Option<String>,
+    /// The time zone of that, such as Europe/Berlin
+    #[arg(long, value_name = "ZONE")]
+    pub timezone: Option<String>,
+    /// A resource to back up; without any, all there are when it runs
+    #[arg(long = "resource", value_name = "RESOURCE", num_args = 1.., conflicts_with = "all")]
+    pub resources: Vec<String>,
+    /// Back up all resources again
+    #[arg(long)]
+    pub all: bool,
+    /// Another vault than each resource's own
+    #[arg(long)]
+    pub vault: Option<String>,
+    /// What to back up of them
+    #[arg(long = "type", value_parser = ["full", "database"], value_name = "TYPE")]
+    pub kind: Option<String>,
+    /// Days that its backups are kept; 0: not by age
+    #[arg(long, value_name = "DAYS")]
+    pub retention: Option<u32>,
+    /// The most backups of a resource; 0: any number
+    #[arg(long, value_name = "N")]
+    pub max_backups: Option<u32>,
+    /// Keep the last backup of each of so many days; with any such rule, age does not count
+    #[arg(long, value_name = "N")]
+    pub keep_daily: Option<u32>,
+    /// The same of weeks
+    #[arg(long, value_name = "N")]
+    pub keep_weekly: Option<u32>,
+    /// The same of months
+    #[arg(long, value_name = "N")]
+    pub keep_monthly: Option<u32>,
+    /// The same of years
+    #[arg(long, value_name = "N")]
+    pub keep_yearly: Option<u32>,
+    /// Read everything again every so many backups; 0: never
+    #[arg(long, value_name = "N")]
+    pub full_every: Option<u32>,
+    /// Start strongroom-notify@JOB.service when a backup fails
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub notify_on_failure: Option<bool>,
+    /// Whether it runs by itself
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub enabled: Option<bool>,
+}
+
 /// What can be done with jobs.
 #[derive(Debug, Subcommand)]
 pub enum JobVerb {
@@ -442,6 +530,14 @@ mod tests {
             "task list --state FINISHED",
             "task show 7",
             "task remove 7",
+            "schedule set nightly --cron @daily --timezone UTC --resource web db --vault v --retention 30 --max-backups 9",
+            "schedule set nightly --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --keep-yearly 3 --full-every 30",
+            "schedule set nightly --all --enabled=false --notify-on-failure --type full",
+            "schedule list",
+            "schedule show nightly",
+            "schedule plan nightly",
+            "schedule run nightly",
+            "schedule remove nightly",
             "job list",
             "job watch 7",
             "job cancel 7",

@@ -12,6 +12,7 @@ mod private;
 mod resource;
 mod restore;
 mod sample;
+mod schedule;
 mod session;
 mod status;
 mod task;
@@ -107,6 +108,7 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::Export(what) => restore::export(session, &what).await,
         Verb::Browse { id } => restore::browse(session, id).await,
         Verb::Task(verb) => task::run(session, verb).await,
+        Verb::Schedule(verb) => schedule::run(session, verb).await,
         Verb::Job(verb) => job::run(session, verb).await,
     }
 }

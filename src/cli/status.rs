@@ -1,7 +1,13 @@
-//! `strongroom status`: health at a glance.
+//! `strongroom status`: health at a glance, in one screen.
+//!
+//! Wrong, so that the exit status is 1: a resource's last backup failed, a resource was never
+//! backed up, a schedule is overdue or its last run failed, a destination does not answer, a vault
+//! without a recovery key, full to its capacity, or not read within its days. Only advice: a
+//! resource that nothing covers, a schedule that is not enabled, no copy off this machine.
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::backup;
@@ -21,6 +27,7 @@ pub async fn run(session: &Session) -> Result<u8> {
     let (_, vaults) = session.all("ListVaults", &none).await?;
     let (_, resources) = session.all("ListResources", &none).await?;
     let (_, destinations) = session.all("ListDestinations", &none).await?;
+    let (_, schedules) = session.all("ListSchedules", &none).await?;
     let mut recent = Options::default();
     recent.set("page_size", Some(RECENT));
     let (count, backups) = session.client.list("ListBackups", &recent.0).await?;
@@ -36,11 +43,18 @@ pub async fn run(session: &Session) -> Result<u8> {
         problems.extend(vault_problem(session, vault).await?);
     }
     problems.extend(destinations.iter().filter_map(destination_problem));
+    problems.extend(vaults.iter().flat_map(vault_limits));
     problems.extend(failures(&resources, &backups));
+    problems.extend(schedules.iter().filter_map(schedule_problem));
     problems.extend(never.iter().map(|r| format!("resource {} was never backed up", text(r, "name"))));
     // Backed up by hand is not wrong, only worth knowing.
-    let notes: Vec<String> =
+    let mut notes: Vec<String> =
         unprotected.iter().map(|r| format!("no vault or schedule covers resource {}", text(r, "name"))).collect();
+    let idle = schedules.iter().filter(|s| matches!(s.get("enabled"), Some(Value::Bool(false))));
+    notes.extend(idle.map(|s| format!("schedule {} is not enabled", text(s, "name"))));
+    if !destinations.is_empty() && destinations.iter().all(|d| text(d, "type") == "local") {
+        notes.push("no destination is off this machine, unless a directory of theirs is mounted from elsewhere".into());
+    }
     let shown: Vec<&Map> = backups.iter().take(SHOWN).collect();
     if session.json {
         output::json(&json!({
@@ -49,18 +63,24 @@ pub async fn run(session: &Session) -> Result<u8> {
             "notes": notes,
             "vaults": vaults.iter().map(map_to_json).collect::<Vec<_>>(),
             "destinations": destinations.iter().map(map_to_json).collect::<Vec<_>>(),
+            "schedules": schedules.iter().map(map_to_json).collect::<Vec<_>>(),
             "resources": resources.len(),
             "backups": count,
             "last_backups": shown.iter().map(|b| map_to_json(b)).collect::<Vec<_>>(),
         }));
     } else {
-        print(&vaults, resources.len(), count, &shown, (&problems, &notes));
+        output::line(format!(
+            "vaults: {}, resources: {}, schedules: {}, backups: {count}",
+            vaults.len(),
+            resources.len(),
+            schedules.len()
+        ));
+        print(&vaults, &schedules, &shown, (&problems, &notes));
     }
     Ok(u8::from(!problems.is_empty()))
 }
 
-fn print(vaults: &[Map], resources: usize, count: u64, shown: &[&Map], (problems, notes): (&[String], &[String])) {
-    output::line(format!("vaults: {}, resources: {resources}, backups: {count}", vaults.len()));
+fn print(vaults: &[Map], schedules: &[Map], shown: &[&Map], (problems, notes): (&[String], &[String])) {
     if !vaults.is_empty() {
         output::line("");
         output::table(
@@ -72,6 +92,22 @@ fn print(vaults: &[Map], resources: usize, count: u64, shown: &[&Map], (problems
                     size(v, "used"),
                     time(v, "last_verified"),
                     text(v, "destinations"),
+                ]
+            }),
+        );
+    }
+    if !schedules.is_empty() {
+        output::line("");
+        let heading = ["schedule", "next run", "last run", "result", "overdue"];
+        output::table(
+            &heading,
+            schedules.iter().map(|s| {
+                vec![
+                    text(s, "name"),
+                    time(s, "next_run"),
+                    time(s, "last_run"),
+                    text(s, "last_result"),
+                    text(s, "overdue"),
                 ]
             }),
         );
@@ -104,6 +140,40 @@ async fn vault_problem(session: &Session, vault: &Map) -> Result<Option<String>>
     Ok((!kept).then(|| {
         format!("vault {name} has no recovery key: without this machine its backups cannot be read; strongroom vault key add {name}")
     }))
+}
+
+/// A vault that is full, or was not read within its days.
+fn vault_limits(vault: &Map) -> Vec<String> {
+    let name = text(vault, "name");
+    let mut problems = Vec::new();
+    if let (Some(used), Some(capacity)) = (number(vault, "used"), number(vault, "capacity"))
+        && used >= capacity
+    {
+        problems.push(format!("vault {name} is full: it holds {} of {}", size(vault, "used"), size(vault, "capacity")));
+    }
+    if let Some(days) = number(vault, "verify_within").filter(|days| *days > 0) {
+        let last = text(vault, if vault.contains_key("last_read") { "last_read" } else { "created_at" });
+        let hours = i64::try_from(days).unwrap_or(i64::MAX).saturating_mul(24);
+        let since = last.parse::<Timestamp>().map(|last| Timestamp::now().duration_since(last));
+        if since.is_ok_and(|since| since.as_hours() >= hours) {
+            problems.push(format!("vault {name} was not read whole within {days} days"));
+        }
+    }
+    problems
+}
+
+/// A schedule that is overdue, or whose last run could not back up everything.
+fn schedule_problem(schedule: &Map) -> Option<String> {
+    let (name, words) = (text(schedule, "name"), text(schedule, "message"));
+    let what = if matches!(schedule.get("overdue"), Some(Value::Bool(true))) {
+        "is overdue"
+    } else if text(schedule, "last_result") == "failed" {
+        "failed when it ran last"
+    } else {
+        return None;
+    };
+    let words = if words.is_empty() { words } else { format!(": {words}") };
+    Some(format!("schedule {name} {what}{words}"))
 }
 
 fn destination_problem(destination: &Map) -> Option<String> {

@@ -1,5 +1,7 @@
-//! The machine around the daemon: who it is, its limits, its log, and systemd from the inside.
+//! The machine around the daemon: who it is, its limits, its log, systemd from the inside, and
+//! people who want to be told.
 
+pub mod alert;
 pub mod limits;
 pub mod log;
 pub mod notify;

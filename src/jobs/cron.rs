@@ -51,6 +51,17 @@ impl Times {
         let start = after.to_zoned(self.zone.clone());
         self.cron.find_next_occurrence(&start, false).ok().map(|time| time.timestamp())
     }
+
+    /// The last time that is not after `now`.
+    pub fn last(&self, now: Timestamp) -> Option<Timestamp> {
+        let start = now.to_zoned(self.zone.clone());
+        self.cron.find_previous_occurrence(&start, true).ok().map(|time| time.timestamp())
+    }
+
+    /// The time zone.
+    pub fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
 }
 
 #[cfg(test)]

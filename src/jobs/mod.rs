@@ -8,8 +8,10 @@
 pub mod cron;
 pub mod queue;
 pub mod rate;
+pub mod retention;
 pub mod runner;
 
+pub use cron::Times;
 pub use queue::{Key, Lane, Limits, Ticket};
 pub use rate::Rate;
 pub use runner::{Jobs, Live, Stopped, Work};

@@ -7,9 +7,11 @@ use uuid::Uuid;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, Service, later, resources, select, vaults};
+use super::{Event, Service, later, resources, retention, select, vaults};
 use crate::archive;
-use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup as index};
+use crate::catalog::{
+    Backup, Destination, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup as index,
+};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Args, Error, Map, Result};
 
@@ -22,6 +24,7 @@ const FIELDS: &[&str] = &[
     "project_id",
     "machine",
     "vault",
+    "schedule",
     "type",
     "backup_type",
     "incremental",
@@ -49,6 +52,17 @@ const MIB: u64 = 1 << 20;
 /// The longest description, in bytes.
 const DESCRIPTION: usize = 4096;
 
+/// What kind of backup is wanted.
+#[derive(Debug, Default)]
+pub(super) struct Wish {
+    pub kind: String,
+    pub backup_type: String,
+    pub description: String,
+    pub incremental: bool,
+    pub schedule: Option<u64>,
+    pub since_full: u32,
+}
+
 pub(super) fn description(args: &mut Args) -> Result<Option<String>> {
     let text = args.string("description")?;
     match &text {
@@ -59,8 +73,19 @@ pub(super) fn description(args: &mut Args) -> Result<Option<String>> {
     }
 }
 
+/// Refuses a kind of backup that the resource does not have.
+pub(super) fn refuse_kind(kind: &str, resource: &Resource) -> Result<()> {
+    if kind == "database" {
+        return Err(Error::invalid(format!(
+            "type is database, but resource {:?} has no databases; use full",
+            resource.name
+        )));
+    }
+    Ok(())
+}
+
 /// The vault that a resource is backed up to.
-fn vault_of(t: &impl Tables, resource: &Resource) -> Result<VaultRow> {
+pub(super) fn vault_of(t: &impl Tables, resource: &Resource) -> Result<VaultRow> {
     if let Some(id) = resource.vault {
         return t.need(id);
     }
@@ -98,89 +123,105 @@ impl Service {
         let incremental = args.bool("incremental")?.unwrap_or(true);
         let backup_type = args.choice("backup_type", &["manual", "automatic"])?.unwrap_or_else(|| "manual".into());
         args.finish()?;
-        let limit = self.config().manual_backups;
+        let wish = Wish { kind, backup_type, description, incremental, ..Wish::default() };
         let (_, id) = self.submit_with(|w, job| {
             let resource = select::resource(w, selector)?;
-            if kind == "database" {
-                return Err(Error::invalid(format!(
-                    "type is database, but resource {:?} has no databases; use full",
-                    resource.name
-                )));
-            }
             let vault = match &vault {
                 Some(selector) => select::vault(w, selector)?,
                 None => vault_of(w, &resource)?,
             };
-            vaults::refuse_removing(&vault)?;
-            if backup_type == "manual" {
-                let count = w.counted(index::MANUAL, resource.id)?;
-                if count >= limit {
-                    return Err(Error::limit_reached(format!(
-                        "resource {:?} has {count} manual backups and may have {limit}; delete one first",
-                        resource.name
-                    )));
-                }
-            }
-            if let (Some(capacity), Some(open)) = (vault.capacity, self.vaults.opened(vault.id)) {
-                let used = open.vault.stored_size();
-                if used >= capacity {
-                    return Err(Error::limit_reached(format!(
-                        "vault {:?} holds {used} bytes of the {capacity} it may hold; delete backups or raise capacity",
-                        vault.name
-                    )));
-                }
-            }
-            let id = w.next_id::<Backup>()?;
-            let message = (!resource.units.is_empty() && resource.unit_action != "none")
-                .then_some("units are not stopped or frozen by this version; files may change while they are read")
-                .or((resource.before.len() + resource.after.len() > 0)
-                    .then_some("commands before and after a backup are not run by this version"));
-            let row = Backup {
-                id,
-                uuid: Uuid::new_v4(),
-                job,
-                resource: resource.id,
-                resource_name: resource.name,
-                project: resource.project,
-                project_name: w.need::<Project>(resource.project)?.name,
-                vault: vault.id,
-                vault_name: vault.name,
-                encrypted: vault.encryption,
-                r#type: kind,
-                backup_type,
-                incremental,
-                partial: false,
-                protected: false,
-                deleting: false,
-                status: State::Pending,
-                description,
-                browse: resource.browse,
-                created_at: self.now(),
-                completed_at: None,
-                expires_at: None,
-                manifest: None,
-                root: None,
-                size: None,
-                stored: None,
-                files: None,
-                entries: None,
-                errors: None,
-                error_list: None,
-                error: None,
-                message: message.map(str::to_owned),
-                unsure: false,
-            };
-            w.put(&row)?;
-            let draft = Draft {
-                resource: Some(row.resource),
-                backup: Some(id),
-                vault: Some(row.vault),
-                ..Draft::new(Task::Backup { reread: !incremental }, ticket(&row))
-            };
-            Ok((draft, id))
+            self.refuse_full(&vault)?;
+            self.draft_backup(w, job, resource, &vault, wish)
         })?;
         self.emit(Event::BackupChanged { id, status: "pending".into() });
         self.get_backup(id)
+    }
+
+    /// Refuses a vault that takes no more backups.
+    pub(super) fn refuse_full(&self, vault: &VaultRow) -> Result<()> {
+        vaults::refuse_removing(vault)?;
+        if let (Some(capacity), Some(open)) = (vault.capacity, self.vaults.opened(vault.id)) {
+            let used = open.vault.stored_size();
+            if used >= capacity {
+                return Err(Error::limit_reached(format!(
+                    "vault {:?} holds {used} bytes of the {capacity} it may hold; delete backups or raise capacity",
+                    vault.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the row of a backup, and drafts the job that makes it.
+    pub(super) fn draft_backup(
+        &self,
+        w: &Writer,
+        job: u64,
+        resource: Resource,
+        vault: &VaultRow,
+        wish: Wish,
+    ) -> Result<(Draft, u64)> {
+        refuse_kind(&wish.kind, &resource)?;
+        if wish.backup_type == "manual" {
+            let limit = self.config().manual_backups;
+            let count = w.counted(index::MANUAL, resource.id)?;
+            if count >= limit {
+                return Err(Error::limit_reached(format!(
+                    "resource {:?} has {count} manual backups and may have {limit}; delete one first",
+                    resource.name
+                )));
+            }
+        }
+        let id = w.next_id::<Backup>()?;
+        let message = (!resource.units.is_empty() && resource.unit_action != "none")
+            .then_some("units are not stopped or frozen by this version; files may change while they are read")
+            .or((resource.before.len() + resource.after.len() > 0)
+                .then_some("commands before and after a backup are not run by this version"));
+        let row = Backup {
+            id,
+            uuid: Uuid::new_v4(),
+            job,
+            resource: resource.id,
+            resource_name: resource.name,
+            project: resource.project,
+            project_name: w.need::<Project>(resource.project)?.name,
+            vault: vault.id,
+            vault_name: vault.name.clone(),
+            encrypted: vault.encryption,
+            r#type: wish.kind,
+            backup_type: wish.backup_type,
+            incremental: wish.incremental,
+            partial: false,
+            protected: false,
+            deleting: false,
+            status: State::Pending,
+            description: wish.description,
+            browse: resource.browse,
+            created_at: self.now(),
+            completed_at: None,
+            expires_at: None,
+            manifest: None,
+            root: None,
+            size: None,
+            stored: None,
+            files: None,
+            entries: None,
+            errors: None,
+            error_list: None,
+            error: None,
+            message: message.map(str::to_owned),
+            unsure: false,
+            schedule: wish.schedule,
+            since_full: wish.since_full,
+        };
+        w.put(&row)?;
+        let draft = Draft {
+            resource: Some(row.resource),
+            backup: Some(id),
+            vault: Some(row.vault),
+            ..Draft::new(Task::Backup { reread: !row.incremental }, ticket(&row))
+        };
+        Ok((draft, id))
     }
 
     /// One backup.
@@ -208,6 +249,7 @@ impl Service {
         let vault = args.string("vault")?;
         let nothing = args.uint("checkpoint", 0, u64::MAX)?.is_some() | args.string("task")?.is_some();
         let machine = args.string("machine")?;
+        let schedule = args.string("schedule")?;
         args.finish()?;
 
         self.catalog.read(|r| {
@@ -230,6 +272,12 @@ impl Service {
             }
             if let Some(text) = kind {
                 sets.push(r.indexed(index::BY_TYPE, index::type_key(&text))?);
+            }
+            if let Some(selector) = schedule {
+                let id = select::schedule(r, &selector)?.id;
+                let mut ids = r.between(index::BY_SCHEDULE, index::group(id, 0), index::group(id, u64::MAX))?;
+                ids.sort_unstable();
+                sets.push(ids);
             }
             // Backups of checkpoints, tasks and other machines come with later versions.
             if nothing || machine.is_some_and(|m| m != self.machine.name) {
@@ -268,7 +316,7 @@ impl Service {
         let row = self.catalog.write(|w| {
             // Its removal may wait in the queue, which protection would come too late for.
             vaults::refuse_removing(&w.need(w.need::<Backup>(id)?.vault)?)?;
-            w.update::<Backup>(id, |row| {
+            let row = w.update::<Backup>(id, |row| {
                 refuse_deleting(row)?;
                 if let Some(text) = description {
                     row.description = text;
@@ -277,7 +325,9 @@ impl Service {
                     row.protected = protected;
                 }
                 Ok(())
-            })
+            })?;
+            retention::replan(w, &row, self.now())?;
+            Ok(row)
         })?;
         self.emit(Event::BackupChanged { id, status: row.status.name().into() });
         Ok(())
@@ -287,33 +337,9 @@ impl Service {
     pub fn delete_backup(&self, id: u64, options: Map) -> Result<u64> {
         Args::new(options).finish()?;
         let job = self.submit(|w| {
-            let mut row = w.need::<Backup>(id)?;
-            if !row.status.ended() {
-                return Err(Error::invalid_state(format!(
-                    "backup {id} is {}; cancel its job {} first",
-                    row.status.name(),
-                    row.job
-                )));
-            }
-            if row.protected {
-                return Err(Error::invalid_state(format!("backup {id} is protected; unprotect it first")));
-            }
-            if let Some(job) = resources::open_jobs(w)?.into_iter().find(|j| j.backup == Some(id)) {
-                return Err(Error::invalid_state(format!(
-                    "job {} ({}) uses backup {id}; wait for it or cancel it first",
-                    job.id,
-                    job.task.kind()
-                )));
-            }
-            vaults::refuse_removing(&w.need(row.vault)?)?;
-            row.deleting = true;
-            w.put(&row)?;
-            Ok(Draft {
-                resource: Some(row.resource),
-                backup: Some(id),
-                vault: Some(row.vault),
-                ..Draft::new(Task::Delete, delete_ticket(&row))
-            })
+            let draft = draft_delete(w, id)?;
+            retention::replan(w, &w.need(id)?, self.now())?;
+            Ok(draft)
         })?;
         self.hide(id);
         Ok(job)
@@ -367,6 +393,9 @@ impl Service {
         f.set("server", server).set("project_id", row.project.to_string());
         f.set("project", row.project_name.as_str()).set("machine", self.machine.name.as_str());
         f.set("vault", vault.as_ref().map_or(row.vault_name.as_str(), |v| v.name.as_str()));
+        if let Some(id) = row.schedule {
+            f.opt("schedule", t.get::<Schedule>(id)?.map(|s| s.name));
+        }
         f.set("type", row.r#type.as_str()).set("backup_type", row.backup_type.as_str());
         f.set("incremental", row.incremental).set("partial", row.partial).set("protected", row.protected);
         f.set("status", row.status.name()).opt("size", row.size).opt("stored_size", row.stored);
@@ -400,6 +429,37 @@ impl Service {
         }
         Ok(f.done())
     }
+}
+
+/// Marks a backup as being deleted, and drafts the job that does it.
+pub(super) fn draft_delete(w: &Writer, id: u64) -> Result<Draft> {
+    let mut row = w.need::<Backup>(id)?;
+    if !row.status.ended() {
+        return Err(Error::invalid_state(format!(
+            "backup {id} is {}; cancel its job {} first",
+            row.status.name(),
+            row.job
+        )));
+    }
+    if row.protected {
+        return Err(Error::invalid_state(format!("backup {id} is protected; unprotect it first")));
+    }
+    if let Some(job) = resources::open_jobs(w)?.into_iter().find(|j| j.backup == Some(id)) {
+        return Err(Error::invalid_state(format!(
+            "job {} ({}) uses backup {id}; wait for it or cancel it first",
+            job.id,
+            job.task.kind()
+        )));
+    }
+    vaults::refuse_removing(&w.need(row.vault)?)?;
+    row.deleting = true;
+    w.put(&row)?;
+    Ok(Draft {
+        resource: Some(row.resource),
+        backup: Some(id),
+        vault: Some(row.vault),
+        ..Draft::new(Task::Delete, delete_ticket(&row))
+    })
 }
 
 fn union(t: &impl Tables, index: u8, keys: &[u64]) -> Result<Vec<u64>> {

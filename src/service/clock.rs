@@ -113,7 +113,14 @@ type Tick = fn(&Service, Timestamp) -> Result<Option<Timestamp>>;
 
 impl Service {
     /// Everything that comes by time.
-    const TICKS: &[(&'static str, Tick)] = &[("tasks", Self::tick_tasks)];
+    const TICKS: &[(&'static str, Tick)] = &[
+        ("schedules", Self::tick_schedules),
+        ("expired backups", Self::tick_retention),
+        ("vaults", Self::tick_housekeeping),
+        ("overdue schedules", Self::tick_overdue),
+        ("tasks", Self::tick_tasks),
+        ("metrics", Self::tick_metrics),
+    ];
 
     /// What time it is.
     pub(super) fn now(&self) -> Timestamp {

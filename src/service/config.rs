@@ -15,7 +15,7 @@ use crate::model::{Error, IoContext, Result};
 const MOST_JOBS: u64 = 64;
 
 /// What the files say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Manual backups that a resource may have.
     pub manual_backups: u64,
@@ -23,11 +23,13 @@ pub struct Config {
     pub manual_snapshots: u64,
     /// Jobs at once.
     pub lanes: Limits,
+    /// The file that metrics are written to.
+    pub metrics: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { manual_backups: 10, manual_snapshots: 5, lanes: Limits::default() }
+        Self { manual_backups: 10, manual_snapshots: 5, lanes: Limits::default(), metrics: None }
     }
 }
 
@@ -41,6 +43,7 @@ struct File {
     destination: IgnoredAny,
     vault: IgnoredAny,
     resource: IgnoredAny,
+    metrics: MetricsTable,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -56,6 +59,12 @@ struct JobsTable {
     work: Option<Spanned<u64>>,
     maintenance: Option<Spanned<u64>>,
     export: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct MetricsTable {
+    file: Option<Spanned<PathBuf>>,
 }
 
 /// An error at a byte of a file: its line, and the key that stands there.
@@ -107,6 +116,13 @@ impl Config {
         lane(file.jobs.work, &mut self.lanes.work)?;
         lane(file.jobs.maintenance, &mut self.lanes.maintenance)?;
         lane(file.jobs.export, &mut self.lanes.export)?;
+        if let Some(value) = file.metrics.file {
+            let (start, file) = (value.span().start, value.into_inner());
+            if !file.is_absolute() || file.file_name().is_none() {
+                return Err(at(path, text, start, "it is not the absolute path of a file"));
+            }
+            self.metrics = Some(file);
+        }
         if let Some(limit) = file.limits.manual_backups {
             self.manual_backups = limit;
         }

@@ -11,6 +11,8 @@ pub enum ObjectKind {
     Destination,
     /// A task.
     Task,
+    /// A schedule.
+    Schedule,
     /// A job that has not ended. Announced by the job events alone.
     Job,
 }

@@ -6,8 +6,11 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `projects` … `backups`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `projects` … `backups`, `schedules`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
+//! | `retention` | which automatic backups go, and when |
+//! | `housekeeping` | vaults that prune and check themselves |
+//! | `tell`, `metrics` | who is told what went wrong |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
@@ -28,9 +31,11 @@ mod event;
 mod exports;
 mod fields;
 mod first;
+mod housekeeping;
 mod jobs;
 mod keys;
 mod later;
+mod metrics;
 mod open;
 mod options;
 mod page;
@@ -38,11 +43,14 @@ mod projects;
 mod recover;
 mod resources;
 mod restores;
+mod retention;
+mod schedules;
 mod select;
 mod show;
 mod submit;
 mod taskform;
 mod tasks;
+mod tell;
 mod vaults;
 mod work;
 
@@ -57,7 +65,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use crate::catalog::{Catalog, Destination, Resource, State, Tables, TaskRow, VaultRow, private_dir};
+use crate::catalog::{Catalog, Destination, Resource, Schedule, State, Tables, TaskRow, VaultRow, private_dir};
 use crate::host;
 use crate::jobs::Jobs;
 use crate::model::{Args, Error, Map, Result};
@@ -89,6 +97,10 @@ pub struct Service {
     submitting: Mutex<()>,
     /// Held while a vault or destination is made or moved, outside of transactions.
     making: Mutex<()>,
+    /// When it was last looked for what is overdue.
+    overdue_looked: Mutex<Option<jiff::Timestamp>>,
+    /// The metrics as they were last written, and when.
+    metrics_written: Mutex<Option<(jiff::Timestamp, String)>>,
 }
 
 impl std::fmt::Debug for Service {
@@ -155,6 +167,8 @@ impl Service {
             descriptors: Mutex::default(),
             submitting: Mutex::default(),
             making: Mutex::default(),
+            overdue_looked: Mutex::default(),
+            metrics_written: Mutex::default(),
             options,
         });
         if declare::says_where(&declared) {
@@ -227,6 +241,7 @@ impl Service {
             found.extend(r.ids::<VaultRow>()?.into_iter().map(|id| (ObjectKind::Vault, id)));
             found.extend(r.ids::<Destination>()?.into_iter().map(|id| (ObjectKind::Destination, id)));
             found.extend(r.ids::<TaskRow>()?.into_iter().map(|id| (ObjectKind::Task, id)));
+            found.extend(r.ids::<Schedule>()?.into_iter().map(|id| (ObjectKind::Schedule, id)));
             for state in [State::Pending, State::Running] {
                 let ids = r.indexed(crate::catalog::job::BY_STATE, state.key())?;
                 found.extend(ids.into_iter().map(|id| (ObjectKind::Job, id)));
@@ -244,15 +259,17 @@ impl Service {
         Args::new(options).finish()?;
         let config = Config::load(&self.options.config)?;
         self.declare(&declared::load(&self.options.config)?)?;
+        let lanes = config.lanes;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         if let Some(me) = self.me.upgrade() {
-            self.jobs.set_limits(config.lanes, &me);
+            self.jobs.set_limits(lanes, &me);
         }
+        self.ticker.wake();
         Ok(())
     }
 
     fn config(&self) -> Config {
-        *self.config.read().unwrap_or_else(PoisonError::into_inner)
+        self.config.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn emit(&self, event: Event) {

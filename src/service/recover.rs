@@ -110,6 +110,7 @@ impl Service {
                     Ok(())
                 })?,
             }
+            self.tell_failure(job.id);
         }
         self.finish_deletions()
     }
@@ -214,6 +215,7 @@ impl Service {
                 row.unsure = false;
                 Ok(())
             })?;
+            super::retention::replan(w, &row, self.now())?;
             w.update::<VaultRow>(row.vault, |vault| {
                 vault.last_manifest = Some(object);
                 Ok(())

@@ -8,9 +8,10 @@ use regex_automata::meta::Regex;
 use super::declare::refuse_declared;
 use super::fields::{self, Fields};
 use super::page::Page;
-use super::{Event, ObjectKind, Service, check, not_offered, select, tasks};
+use super::{Event, ObjectKind, Service, check, not_offered, schedules, select, tasks};
 use crate::catalog::{
-    Backup, Job, Origin, Project, Resource, State, Tables, Task, VaultRow, Writer, backup, job, project, resource,
+    Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
+    resource,
 };
 use crate::model::{Args, Error, Map, Result, Value, name};
 
@@ -271,6 +272,7 @@ impl Service {
             }
             let project = w.need::<Project>(row.project)?;
             tasks::refuse_named(w, &project, Some(&row))?;
+            schedules::refuse_named(w, &format!("resource {:?}", row.name), |s| s.resources.contains(&row.id))?;
             row.removed_at = Some(self.now());
             w.put(&row)?;
             Ok(row.id)
@@ -303,13 +305,16 @@ impl Service {
                 None => r.ids::<Resource>()?,
             };
             let jobs = open_jobs(r)?;
+            let mut schedules = r.all::<Schedule>()?;
+            schedules.retain(|s| s.enabled);
+            let bare = |row: &Resource| row.vault.is_none() && !schedules.iter().any(|s| s.covers(row.id));
             let mut rows = Vec::new();
             for id in ids {
                 let row = r.need::<Resource>(id)?;
                 if row.removed_at.is_none()
                     && pattern.as_ref().is_none_or(|p| p.is_match(&row.name))
                     && kind.is_none_or(|k| row.kind == k)
-                    && unprotected.is_none_or(|wanted| row.vault.is_none() == wanted)
+                    && unprotected.is_none_or(|wanted| bare(&row) == wanted)
                     && never.is_none_or(|wanted| row.last_success.is_none() == wanted)
                 {
                     rows.push(row);

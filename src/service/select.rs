@@ -1,10 +1,10 @@
 //! Finding an object by what the caller calls it: a name, `PROJECT/NAME`, or a decimal id.
 
-use crate::catalog::{Destination, Project, Resource, Row, Tables, VaultRow};
+use crate::catalog::{Destination, Project, Resource, Row, Schedule, Tables, VaultRow};
 use crate::model::{Error, Result, name};
 
 /// The id that a selector spells, if it is one: names are never only digits.
-fn number(selector: &str) -> Option<u64> {
+pub fn number(selector: &str) -> Option<u64> {
     if !selector.is_empty() && selector.bytes().all(|b| b.is_ascii_digit()) { selector.parse().ok() } else { None }
 }
 
@@ -39,6 +39,11 @@ pub fn destination(t: &impl Tables, selector: &str) -> Result<Destination> {
 
 /// A vault.
 pub fn vault(t: &impl Tables, selector: &str) -> Result<VaultRow> {
+    find(t, selector)
+}
+
+/// A schedule.
+pub fn schedule(t: &impl Tables, selector: &str) -> Result<Schedule> {
     find(t, selector)
 }
 

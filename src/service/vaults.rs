@@ -7,9 +7,9 @@ use super::declare::refuse_declared;
 use super::fields::Fields;
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, resources, select};
+use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, resources, schedules, select};
 use crate::catalog::{Backup, Destination, Origin, Project, Resource, Tables, Task, VaultRow, backup};
-use crate::jobs::{Key, Lane, Ticket};
+use crate::jobs::{Key, Lane, Ticket, Times};
 use crate::model::{Args, Error, Map, Result, name};
 
 const FIELDS: &[&str] = &[
@@ -22,6 +22,10 @@ const FIELDS: &[&str] = &[
     "capacity",
     "project",
     "grace",
+    "prune",
+    "verify_within",
+    "next_prune",
+    "last_read",
     "created_at",
     "used",
     "backups",
@@ -30,6 +34,9 @@ const FIELDS: &[&str] = &[
     "origin",
 ];
 
+/// Longer than anybody waits for a check.
+const MOST_DAYS: u64 = 36_500;
+
 /// Settings that can be changed, as a caller gives them.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Settings {
@@ -37,6 +44,8 @@ pub(super) struct Settings {
     capacity: Option<u64>,
     project: Option<String>,
     grace: Option<u64>,
+    prune: Option<String>,
+    verify_within: Option<u32>,
 }
 
 impl Settings {
@@ -49,12 +58,11 @@ impl Settings {
             capacity: args.uint("capacity", 0, u64::MAX)?,
             project: args.string("project")?,
             grace: args.uint("grace", 0, 365 * 86_400)?,
+            prune: args.string("prune")?.map(|cron| cron.trim().to_owned()),
+            verify_within: args.uint("verify_within", 0, MOST_DAYS)?.and_then(|days| u32::try_from(days).ok()),
         };
-        if args.string("prune")?.is_some_and(|cron| !cron.is_empty()) {
-            return Err(not_offered("prune (a schedule for it)"));
-        }
-        if args.uint("verify_within", 0, u64::from(u32::MAX))?.is_some_and(|days| days > 0) {
-            return Err(not_offered("verify_within"));
+        if let Some(cron) = settings.prune.as_ref().filter(|cron| !cron.is_empty()) {
+            Times::parse(cron, "").map_err(|e| e.context("prune"))?;
         }
         Ok(settings)
     }
@@ -71,6 +79,14 @@ impl Settings {
         }
         if let Some(grace) = self.grace {
             row.grace = grace;
+        }
+        if let Some(cron) = self.prune {
+            row.prune = (!cron.is_empty()).then_some(cron);
+            // The clock finds when that is.
+            row.prune_due = None;
+        }
+        if let Some(days) = self.verify_within {
+            row.verify_within = (days > 0).then_some(days);
         }
         Ok(())
     }
@@ -183,6 +199,7 @@ impl Service {
                 )));
             }
             refuse_jobs(w, &row)?;
+            schedules::refuse_named(w, &format!("vault {:?}", row.name), |s| s.vault == Some(row.id))?;
             if delete_data && !row.emptied {
                 let backups = w.rows_at::<Backup>(backup::BY_VAULT, row.id)?;
                 if let Some(kept) = backups.iter().find(|b| b.protected) {
@@ -234,6 +251,8 @@ impl Service {
             f.time("created_at", Some(row.created_at)).opt("used", used);
             f.set("backups", r.counted(backup::GOOD_BY_VAULT, row.id)?);
             f.origin(&row.origin);
+            f.opt("prune", row.prune.as_deref()).opt("verify_within", row.verify_within);
+            f.time("next_prune", row.prune_due).time("last_read", row.last_read);
             f.time("last_verified", row.last_verified).time("last_pruned", row.last_pruned);
             Ok(f.done())
         })
@@ -358,6 +377,11 @@ pub(super) fn blank(id: u64, name: &str, destination: u64, encryption: bool, now
         created_at: now,
         last_verified: None,
         last_pruned: None,
+        last_read: None,
+        prune: None,
+        prune_due: None,
+        verify_within: None,
+        verify_tried: None,
         last_manifest: None,
         removing: false,
         emptied: false,

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use uuid::Uuid;
@@ -69,6 +70,8 @@ pub struct Vault {
     cache: SegmentCache,
     pub(super) gate: Gate,
     pub(super) machine: OnceLock<Uuid>,
+    /// The most that backups may make it store, in bytes.
+    capacity: AtomicU64,
 }
 
 impl Vault {
@@ -130,6 +133,7 @@ impl Vault {
             cache: SegmentCache::new(memory),
             gate: Gate::default(),
             machine: OnceLock::new(),
+            capacity: AtomicU64::new(u64::MAX),
         }))
     }
 
@@ -282,6 +286,16 @@ impl Vault {
         let segment = found.segment;
         pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, &mut frame)
             .map_err(|e| e.context(key))
+    }
+
+    /// Says how many bytes of packs ([`Vault::stored_size`]) the vault may hold. A writer that
+    /// would exceed it fails with `LimitReached` and nothing of it can be seen.
+    pub fn set_capacity(&self, capacity: Option<u64>) {
+        self.capacity.store(capacity.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
     }
 
     /// Bytes of all packs.

@@ -48,6 +48,8 @@ struct Shared {
     tree: Mutex<Option<PackBuilder>>,
     waiting: Mutex<Waiting>,
     stored: AtomicU64,
+    /// Whether the vault's capacity counts: prune needs room before it makes some.
+    limited: bool,
     failure: Mutex<Option<Error>>,
 }
 
@@ -56,6 +58,7 @@ struct Shared {
 struct Waiting {
     packs: Vec<PackRecord>,
     blobs: usize,
+    bytes: u64,
 }
 
 /// Stores blobs into a vault.
@@ -100,6 +103,7 @@ impl VaultWriter {
             tree: Mutex::default(),
             waiting: Mutex::default(),
             stored: AtomicU64::new(0),
+            limited: pass.is_some(),
             failure: Mutex::default(),
         });
         // One pack waits while one is stored: the bound on memory.
@@ -223,6 +227,7 @@ impl Shared {
 
     fn store_pack(&self, pack: PackBuilder) -> Result<()> {
         let pack = pack.finish()?;
+        self.check_capacity(pack.bytes.len() as u64)?;
         self.vault.store.put(&super::object::key(pack.record.class, &pack.record.id), &pack.bytes)?;
         // A destination that went away meanwhile leaves an empty directory to write into.
         self.vault.check_identity()?;
@@ -230,10 +235,26 @@ impl Shared {
         let full = {
             let mut waiting = lock(&self.waiting);
             waiting.blobs += pack.record.segments.iter().map(|s| s.blobs.len()).sum::<usize>();
+            waiting.bytes += pack.bytes.len() as u64;
             waiting.packs.push(pack.record);
             waiting.blobs >= INDEX_BLOBS
         };
         if full { self.publish() } else { Ok(()) }
+    }
+
+    fn check_capacity(&self, more: u64) -> Result<()> {
+        let capacity = self.vault.capacity();
+        if !self.limited || capacity == u64::MAX {
+            return Ok(());
+        }
+        let used = self.vault.stored_size().saturating_add(lock(&self.waiting).bytes);
+        if used.saturating_add(more) <= capacity {
+            return Ok(());
+        }
+        Err(Error::limit_reached(format!(
+            "the vault holds {used} bytes of the {capacity} it may hold, and this needs {more} more; \
+             delete backups or raise capacity"
+        )))
     }
 
     fn publish(&self) -> Result<()> {

@@ -18,5 +18,6 @@ mod metadata;
 mod resource_root;
 mod restart;
 mod scale;
+mod schedules;
 mod tasks;
 mod trouble;

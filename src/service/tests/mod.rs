@@ -1,7 +1,9 @@
 //! The use cases over a real catalog, a real vault and real files, without bus and mount.
 
 mod configuration;
+mod housekeeping;
 mod recovery;
+mod schedules;
 mod vaults;
 
 use std::path::{Path, PathBuf};

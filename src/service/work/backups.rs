@@ -66,6 +66,7 @@ impl Service {
         if let (Some(bytes), Some(entries)) = (resource.last_size, resource.last_entries) {
             progress.expect(entries, bytes);
         }
+        open.vault.set_capacity(vault.capacity);
         let outcome = archive::backup(&open.vault, &request, progress)?;
         progress.check()?;
         progress.set_current("");

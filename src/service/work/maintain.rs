@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use jiff::SignedDuration;
 use serde_json::{Map as Json, json};
 
 use super::Report;
 use crate::catalog::{Backup, Job, Resource, Tables, Task, VaultRow, backup};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
-use crate::service::{Event, Service, resources};
+use crate::service::{Event, Service, housekeeping, resources};
 use crate::vault::{self, PruneReport};
 
+/// Space that could not be given back is tried for again after this long.
+const PRUNE_AGAIN: SignedDuration = SignedDuration::from_mins(15);
 /// Problems listed in a job's result.
 const LISTED: usize = 1000;
 
@@ -36,7 +39,7 @@ impl Service {
         let id = row.id;
         let mut result = Json::new();
         let mut export = None;
-        let mut space = None;
+        let (mut space, mut later) = (None, None);
         if let Some(manifest) = row.manifest {
             let (vault, open) = self.vault_of_job(job)?;
             // The last moment to change one's mind.
@@ -61,6 +64,7 @@ impl Service {
                     Err(e) => {
                         tracing::warn!("backup {id} is deleted, but its space was not given back: {e}");
                         result.insert("message".into(), format!("the space was not given back yet: {e}").into());
+                        later = Some(vault.id);
                     }
                 }
             }
@@ -74,6 +78,9 @@ impl Service {
                 if resource.removed_at.is_some() && none {
                     w.remove::<Resource>(row.resource)?;
                 }
+            }
+            if let Some(vault) = later {
+                housekeeping::prune_soon(w, vault, now.saturating_add(PRUNE_AGAIN).unwrap_or(now))?;
             }
             if let Some(vault) = space {
                 w.update::<VaultRow>(vault, |v| {
@@ -146,7 +153,14 @@ impl Service {
                 format!("{count} problems in vault {:?}, {} backups are damaged: {first}", row.name, damaged.len());
             report.error = Some(Error::new(ErrorKind::Damaged, message));
         } else if whole {
-            report = report.then(move |w| note(w, row.id, |v| v.last_verified = Some(now)));
+            report = report.then(move |w| {
+                note(w, row.id, |v| {
+                    v.last_verified = Some(now);
+                    if read_data {
+                        v.last_read = Some(now);
+                    }
+                })
+            });
         }
         Ok(report)
     }

@@ -18,9 +18,9 @@ use serde_json::{Map as Json, Value as JsonValue, json};
 use super::jobs::error_name;
 use super::open::OpenVault;
 use super::recover::stopped;
-use super::{Event, Service, locked};
+use super::{Event, Service, housekeeping, locked, retention};
 use crate::archive::PathError;
-use crate::catalog::{Backup, Job, Resource, State, Tables, Task, VaultRow, Writer, backup, job};
+use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job};
 use crate::jobs::{Live, Work};
 use crate::model::{Error, ErrorKind, Progress, Result};
 
@@ -228,6 +228,9 @@ impl Service {
         if let Some(open) = report.export {
             self.save_configuration(&open);
         }
+        if end.state == State::Failed {
+            self.tell_failure(id);
+        }
         self.drop_old_jobs();
     }
 
@@ -278,8 +281,16 @@ impl Service {
                         events.push(Event::ObjectChanged { kind, id: resource.id });
                     }
                 }
+                retention::replan(w, &row, now)?;
+                if let Some(id) = row.schedule.filter(|id| w.get::<Schedule>(*id).is_ok_and(|s| s.is_some())) {
+                    events.push(Event::ObjectChanged { kind: super::ObjectKind::Schedule, id });
+                }
                 events.push(Event::BackupChanged { id: backup, status: state.name().into() });
                 if let (State::Failed, Some(e)) = (state, &error) {
+                    if e.kind == ErrorKind::LimitReached {
+                        // What it stored until then gives its space back.
+                        housekeeping::prune_soon(w, row.vault, now)?;
+                    }
                     let error = error_name(e.kind).to_owned();
                     events.push(Event::BackupFailed { id: backup, resource: row.resource, error });
                 }
@@ -290,6 +301,9 @@ impl Service {
                     b.deleting = false;
                     Ok(())
                 })?;
+                retention::replan(w, &row, now)?;
+                // Deletions before it may have left their space to it.
+                housekeeping::prune_soon(w, row.vault, now)?;
                 events.push(Event::BackupChanged { id: backup, status: row.status.name().into() });
             }
             (Task::Remove { .. }, _, Some(_)) => {
@@ -363,6 +377,7 @@ impl Service {
                 "last_backup": r.last_id::<Backup>()?,
                 "projects": value(serde_json::to_value(r.all::<crate::catalog::Project>()?))?,
                 "resources": value(serde_json::to_value(r.all::<Resource>()?))?,
+                "schedules": value(serde_json::to_value(r.all::<Schedule>()?))?,
                 "vaults": value(serde_json::to_value(r.all::<VaultRow>()?))?,
                 "backups": backups,
             }))

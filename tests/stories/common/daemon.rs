@@ -47,6 +47,11 @@ impl Daemon {
 
     /// Starts the daemon after it ended.
     pub fn start_again(&mut self) {
+        self.start_again_in(&[]);
+    }
+
+    /// The same with more in its environment.
+    pub fn start_again_in(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none());
         let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
         let child = tied(env!("CARGO_BIN_EXE_strongroomd"))
@@ -62,6 +67,7 @@ impl Daemon {
             // What a test run that was ended by force leaves ends by itself.
             .args(["--browse-linger", "30"])
             .args(&self.options)
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()

@@ -1,0 +1,95 @@
+//! Housekeeping: vaults prune by their own cron expression, or soon where space waits to come
+//! back, and read everything they hold within the days that they were given.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::Service;
+use super::submit::Draft;
+use crate::catalog::{Job, Tables, Task, VaultRow, Writer};
+use crate::jobs::{Key, Lane, Ticket, Times};
+use crate::model::Result;
+
+/// A check that failed or was cancelled is tried again after this long.
+const TRY_AGAIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// The times of a vault's own prune, in the machine's time zone.
+pub(super) fn prune_times(row: &VaultRow) -> Result<Option<Times>> {
+    row.prune.as_ref().map(|cron| Times::parse(cron, "").map_err(|e| e.context("prune"))).transpose()
+}
+
+/// Has the space of what nothing refers to come back soon.
+pub(super) fn prune_soon(w: &Writer, vault: u64, now: Timestamp) -> Result<()> {
+    if let Some(row) = w.get::<VaultRow>(vault)? {
+        w.put(&VaultRow { prune_due: Some(now), ..row })?;
+    }
+    Ok(())
+}
+
+/// When everything in the vault is to be read again: early enough for a run or two more.
+fn verify_due(row: &VaultRow) -> Option<Timestamp> {
+    let within = SignedDuration::from_hours(24 * i64::from(row.verify_within?));
+    let due = row.last_read.unwrap_or(row.created_at).checked_add(within / 5 * 4).ok()?;
+    let again = row.verify_tried.and_then(|tried| tried.checked_add(TRY_AGAIN.min(within / 5)).ok());
+    Some(again.map_or(due, |again| due.max(again)))
+}
+
+fn draft(vault: u64, task: Task) -> Draft {
+    let key = vec![Key::Vault(vault)];
+    let ticket = match task {
+        Task::Prune { .. } => Ticket { exclusive: key, ..Ticket::free(Lane::Maintenance) },
+        _ => Ticket { shared: key, ..Ticket::free(Lane::Maintenance) },
+    };
+    Draft { vault: Some(vault), ..Draft::new(task, ticket) }
+}
+
+impl Service {
+    /// Prunes and checks what is due.
+    pub(super) fn tick_housekeeping(&self, now: Timestamp) -> Result<Option<Timestamp>> {
+        let mut next = None;
+        for row in self.catalog.read(Tables::all::<VaultRow>)?.into_iter().filter(|v| !v.removing && !v.emptied) {
+            let (times, mut prune, verify) = (prune_times(&row)?, row.prune_due, verify_due(&row));
+            let coming = times.as_ref().and_then(|t| t.next(now));
+            // A clock that was set back does not leave it waiting for what is far ahead now.
+            if prune.is_none_or(|due| due > now) && coming != prune {
+                prune = [prune, coming].into_iter().flatten().min();
+                if prune != row.prune_due {
+                    self.catalog.write(|w| {
+                        w.update::<VaultRow>(row.id, |v| {
+                            v.prune_due = prune;
+                            Ok(())
+                        })
+                    })?;
+                }
+            }
+            if prune.is_some_and(|due| due <= now) {
+                self.keep_house(&row, Task::Prune { dry_run: false }, |v| v.prune_due = coming)?;
+                prune = coming;
+            }
+            if verify.is_some_and(|due| due <= now) {
+                self.keep_house(&row, Task::Verify { read_data: true }, |v| v.verify_tried = Some(now))?;
+            }
+            next = [next, prune, verify.filter(|due| *due > now)].into_iter().flatten().min();
+        }
+        Ok(next)
+    }
+
+    /// Queues a job of a vault, unless one like it waits already, and notes when.
+    fn keep_house(&self, vault: &VaultRow, task: Task, note: impl FnOnce(&mut VaultRow)) -> Result<()> {
+        self.submit_all(|w, batch| {
+            let Some(mut row) = w.get::<VaultRow>(vault.id)?.filter(|v| !v.removing && !v.emptied) else {
+                return Ok(());
+            };
+            note(&mut row);
+            w.put(&row)?;
+            let open = super::resources::open_jobs(w)?;
+            if open.iter().any(|j| j.vault == Some(row.id) && j.backup.is_none() && j.task == task) {
+                return Ok(());
+            }
+            tracing::info!("vault {:?}: {} is due", row.name, task.kind());
+            let (id, draft) = (w.next_id::<Job>()?, draft(row.id, task));
+            w.put(&draft.row(id, self.now()))?;
+            batch.push((id, draft.ticket));
+            Ok(())
+        })
+    }
+}
