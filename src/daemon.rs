@@ -12,7 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::bus::{self, BusAddress};
 use crate::host::{limits, log, notify};
 use crate::model::{Error, IoContext, Result};
-use crate::service::{BrowseProcess, Config, Service, ServiceOptions};
+use crate::service::{BrowseProcess, Clock, Config, Service, ServiceOptions};
 
 const CONFIG: &str = "/etc/strongroom/strongroom.toml";
 const STATE: &str = "/var/lib/strongroom";
@@ -134,7 +134,8 @@ fn service_options(options: Options) -> Result<ServiceOptions> {
             executable: executable()?,
         })
     };
-    Ok(ServiceOptions { config: absolute(options.config)?, state_dir, cache_dir, browse_path, first_vault, browse })
+    let (config, clock) = (absolute(options.config)?, Clock::System);
+    Ok(ServiceOptions { config, state_dir, cache_dir, browse_path, first_vault, browse, clock })
 }
 
 /// The same path with `suffix` at its end.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::fields::{self, Fields};
@@ -154,7 +153,7 @@ impl Service {
                 status: State::Pending,
                 description,
                 browse: resource.browse,
-                created_at: Timestamp::now(),
+                created_at: self.now(),
                 completed_at: None,
                 expires_at: None,
                 manifest: None,

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
-
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::submit::Draft;
@@ -38,7 +36,7 @@ impl Service {
         let add = |w: &Writer| {
             let id = w.next_id::<Destination>()?;
             let place = Place::Local { directory: directory.clone() };
-            w.put(&Destination { id, name: name.to_owned(), place, max_backups, created_at: Timestamp::now() })?;
+            w.put(&Destination { id, name: name.to_owned(), place, max_backups, created_at: self.now() })?;
             Ok(id)
         };
         self.catalog.check(add)?;

@@ -1,7 +1,5 @@
 //! The first start: with nothing configured, a destination and an encrypted vault on it.
 
-use jiff::Timestamp;
-
 use super::Service;
 use crate::catalog::destination::Place;
 use crate::catalog::{Destination, Tables, VaultRow, meta};
@@ -22,8 +20,7 @@ impl Service {
             if w.count::<Destination>()? == 0 {
                 let id = w.next_id::<Destination>()?;
                 let place = Place::Local { directory: directory.clone() };
-                let row =
-                    Destination { id, name: "local".into(), place, max_backups: None, created_at: Timestamp::now() };
+                let row = Destination { id, name: "local".into(), place, max_backups: None, created_at: self.now() };
                 w.put(&row)?;
             }
             Ok(true)

@@ -10,11 +10,13 @@
 //! | `work` | what each kind of job does |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
+//! | `clock` | what time it is, and what is due |
 //! | `config`, `first` | the configuration files, and the first start |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
 mod backups;
 mod check;
+mod clock;
 mod config;
 mod destinations;
 mod event;
@@ -53,6 +55,7 @@ use crate::jobs::Jobs;
 use crate::model::{Args, Error, Map, Result};
 use crate::vault::Machine;
 
+pub use clock::Clock;
 pub use config::Config;
 pub use event::{Event, JobStatus, ObjectKind};
 pub use options::{BrowseProcess, ServiceOptions};
@@ -67,6 +70,7 @@ pub struct Service {
     config: RwLock<Config>,
     catalog: Catalog,
     jobs: Arc<Jobs>,
+    ticker: Arc<clock::Ticker>,
     events: broadcast::Sender<Event>,
     vaults: open::OpenVaults,
     show: show::Show,
@@ -108,6 +112,7 @@ impl Service {
             jobs: Jobs::new(config.lanes),
             config: RwLock::new(config),
             catalog,
+            ticker: Arc::default(),
             events: broadcast::Sender::new(EVENTS),
             vaults: open::OpenVaults::default(),
             show,
@@ -123,15 +128,17 @@ impl Service {
         Ok(service)
     }
 
-    /// Starts working on the queue.
+    /// Starts working on the queue, and doing what is due.
     pub fn start(&self) {
         if let Some(me) = self.me.upgrade() {
             self.jobs.start(&me);
+            self.start_ticking();
         }
     }
 
     /// Stops: running work is asked to stop and waited for until the deadline. The mount goes on.
     pub fn stop(&self, deadline: Duration) {
+        self.ticker.stop();
         if !self.jobs.stop(deadline) {
             tracing::warn!("not all jobs stopped in time; the next start ends them");
         }
@@ -206,8 +213,12 @@ impl Service {
     }
 
     fn emit(&self, event: Event) {
+        let matters = !matches!(event, Event::JobNew { .. } | Event::JobChanged { .. });
         // Nobody listening is no error.
         let _ = self.events.send(event);
+        if matters {
+            self.ticker.wake();
+        }
     }
 
     /// Directories that are Strongroom's own: never backed up, never restored into.

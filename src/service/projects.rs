@@ -1,7 +1,5 @@
 //! Projects.
 
-use jiff::Timestamp;
-
 use super::fields::Fields;
 use super::page::Page;
 use super::{Service, select};
@@ -19,7 +17,7 @@ impl Service {
         name::check("project", name)?;
         self.catalog.write(|w| {
             let id = w.next_id::<Project>()?;
-            w.put(&Project { id, name: name.to_owned(), description, created_at: Timestamp::now() })?;
+            w.put(&Project { id, name: name.to_owned(), description, created_at: self.now() })?;
             Ok(id)
         })
     }

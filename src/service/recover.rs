@@ -3,8 +3,6 @@
 //! A backup whose manifest is in its vault is completed, whatever the catalog says; what can be
 //! done again without harm is queued again; everything else that had begun has failed and says so.
 
-use jiff::Timestamp;
-
 use super::submit::Draft;
 use super::work::temporary;
 use super::{Event, Service, backups};
@@ -78,7 +76,7 @@ impl Service {
             match fate(job) {
                 Fate::Again => self.queue_again(job)?,
                 Fate::Failed(why) => self.catalog.write(|w| {
-                    let now = Timestamp::now();
+                    let now = self.now();
                     w.update::<Job>(job.id, |row| {
                         row.state = State::Failed;
                         row.completed_at = Some(now);

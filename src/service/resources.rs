@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use jiff::Timestamp;
 use regex_automata::meta::Regex;
 
 use super::fields::{self, Fields};
@@ -178,7 +177,7 @@ impl Service {
                 vault: None,
                 browse: "root".into(),
                 extra_info: String::new(),
-                created_at: Timestamp::now(),
+                created_at: self.now(),
                 removed_at: None,
                 last_backup: None,
                 last_success: None,
@@ -232,7 +231,7 @@ impl Service {
                     job.id, row.name
                 )));
             }
-            row.removed_at = Some(Timestamp::now());
+            row.removed_at = Some(self.now());
             w.put(&row)?;
             Ok(row.id)
         })?;

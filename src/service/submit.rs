@@ -23,7 +23,7 @@ impl Draft {
     }
 
     /// The row of the job.
-    pub fn row(&self, id: u64) -> Job {
+    pub fn row(&self, id: u64, now: Timestamp) -> Job {
         Job {
             id,
             task: self.task.clone(),
@@ -31,7 +31,7 @@ impl Draft {
             resource: self.resource,
             backup: self.backup,
             vault: self.vault,
-            created_at: Timestamp::now(),
+            created_at: now,
             started_at: None,
             completed_at: None,
             done: job::Done::default(),
@@ -54,7 +54,7 @@ impl Service {
         let (id, ticket, value) = self.catalog.write(|w| {
             let id = w.next_id::<Job>()?;
             let (draft, value) = plan(w, id)?;
-            w.put(&draft.row(id))?;
+            w.put(&draft.row(id, self.now()))?;
             Ok((id, draft.ticket, value))
         })?;
         self.emit(Event::JobNew { id });

@@ -1,6 +1,5 @@
 //! Vaults.
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::fields::Fields;
@@ -126,7 +125,7 @@ impl Service {
                 project: None,
                 key_file: None,
                 grace: 0,
-                created_at: Timestamp::now(),
+                created_at: self.now(),
                 last_verified: None,
                 last_pruned: None,
                 last_manifest: None,

@@ -39,6 +39,7 @@ impl House {
             browse_path: self.path("browse"),
             first_vault: self.path("state/vault"),
             browse: None,
+            clock: Clock::System,
         }
     }
 

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::Report;
 use crate::archive::{self, BackupRequest};
 use crate::catalog::{Backup, Job, Resource, State, Tables, VaultRow, backup};
@@ -52,7 +50,7 @@ impl Service {
             let resource = r.need::<Resource>(row.resource)?;
             Ok((resource, parent, self.own_directories(r)?, r.last_id::<Backup>()?))
         })?;
-        let began = Timestamp::now();
+        let began = self.now();
         let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
         crate::catalog::private_dir(&caches)?;
         let request = BackupRequest {
@@ -93,7 +91,7 @@ impl Service {
             backup_type: row.backup_type.clone(),
             description: row.description.clone(),
             created_at: began,
-            completed_at: Timestamp::now(),
+            completed_at: self.now(),
             incremental: row.incremental,
             partial: false,
             root: outcome.root,
