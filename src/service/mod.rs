@@ -24,6 +24,7 @@ mod exports;
 mod fields;
 mod first;
 mod jobs;
+mod journal;
 mod keys;
 mod open;
 mod options;
@@ -124,6 +125,7 @@ impl Service {
         });
         service.first_start()?;
         service.recover()?;
+        host::notify::starting("showing the backups");
         service.show_all();
         Ok(service)
     }
