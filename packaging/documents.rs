@@ -18,7 +18,7 @@ fn main() -> Outcome {
     page(strongroom::cli::command(), None, "1", &man)?;
     let [daemon, browse] = strongroom::daemon::commands();
     page(daemon, Some(DAEMON), "8", &man)?;
-    page(browse, None, "8", &man)?;
+    page(browse.name("strongroomd-browse").bin_name("strongroomd browse"), None, "8", &man)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut strongroom::cli::command(), "strongroom", &completions)?;
     }

@@ -31,7 +31,8 @@ impl Show {
                 linger: browse.linger.map_or(Duration::ZERO, |linger| linger.max(Duration::from_secs(1))),
                 executable: browse.executable.clone(),
             };
-            let failed = |e: &Error| tracing::warn!(message_id = message::MOUNT_FAILED, "backups cannot be browsed: {e}");
+            let failed =
+                |e: &Error| tracing::warn!(message_id = message::MOUNT_FAILED, "backups cannot be browsed: {e}");
             BrowseClient::start(options).inspect_err(failed).ok()
         });
         Self { client, order: Mutex::default() }
