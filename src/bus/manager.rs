@@ -266,7 +266,8 @@ impl Manager {
 
     /// Lists backups. Keys: those of every list, and `resource` or `server_id` (s), `project` (s),
     /// `backup_type` (s), `type` (s), `status` (s; in_progress stands for pending and running), `vault` (s),
-    /// `machine` (s).
+    /// `machine` (s). Sorted by id or created_at, a page costs the same however many backups there are;
+    /// sorted by anything else, all that the filter leaves are read.
     #[zbus(out_args("count", "results"))]
     async fn list_backups(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
         self.0.list(&header, Right::Read, move |s| s.list_backups(options.read()?)).await
@@ -354,6 +355,165 @@ impl Manager {
         self.0.list(&header, Right::Read, move |s| s.list_backup_errors(id, options.read()?)).await
     }
 
+    /// Copies a backup to another vault. Not built yet: it says so.
+    #[zbus(out_args("job"))]
+    async fn copy_backup(
+        &self,
+        id: u64,
+        vault: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Backup, move |s| s.copy_backup(id, &vault, options.read()?)).await
+    }
+
+    /// Lists the versions of a file in a resource's backups. Keys: those of every list. Not built yet: it
+    /// says so.
+    #[zbus(out_args("count", "results"))]
+    async fn list_versions(
+        &self,
+        resource: String,
+        path: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_versions(&resource, &path, options.read()?)).await
+    }
+
+    /// Lists files in a resource's backups by a pattern. Keys: those of every list. Not built yet: it says so.
+    #[zbus(out_args("count", "results"))]
+    async fn find_files(
+        &self,
+        resource: String,
+        glob: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.find_files(&resource, &glob, options.read()?)).await
+    }
+
+    /// Lists what differs between two backups. Keys: those of every list. Not built yet: it says so.
+    #[zbus(out_args("count", "results"))]
+    async fn diff_backups(
+        &self,
+        first: u64,
+        second: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.diff_backups(first, second, options.read()?)).await
+    }
+
+    /// Reads a catalog back from a destination. Keys: `recovery_key` (s) or `key_file` (s). Not built yet: it
+    /// says so.
+    #[zbus(out_args("job"))]
+    async fn rebuild_catalog(
+        &self,
+        destination: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Configure, move |s| s.rebuild_catalog(&destination, options.read()?)).await
+    }
+
+    /// Takes a snapshot of a resource on its own storage, and answers with it. The name has letters, digits,
+    /// dashes and underscores. Keys: `description` (s), `unit_action` (s: none, freeze, stop). No engine is
+    /// built yet: it says so.
+    #[zbus(out_args("snapshot"))]
+    async fn create_snapshot(
+        &self,
+        resource: String,
+        name: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict> {
+        self.0.object(&header, Right::Backup, move |s| s.create_snapshot(&resource, &name, options.read()?)).await
+    }
+
+    /// One snapshot.
+    #[zbus(out_args("snapshot"))]
+    async fn get_snapshot(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_snapshot(id)).await
+    }
+
+    /// Lists snapshots. Keys: those of every list, and `resource` or `server_id` (s).
+    #[zbus(out_args("count", "results"))]
+    async fn list_snapshots(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_snapshots(options.read()?)).await
+    }
+
+    /// Deletes a snapshot for good.
+    #[zbus(out_args("job"))]
+    async fn delete_snapshot(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Delete, move |s| s.delete_snapshot(id, options.read()?)).await
+    }
+
+    /// Puts a server back to one of its snapshots. Key: `confirm` (b), which must be true.
+    #[zbus(out_args("result"))]
+    async fn restore_snapshot(&self, id: u64, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object_with_job(&header, Right::Restore, move |s| s.restore_snapshot(id, options.read()?)).await
+    }
+
+    /// Makes a task, which copies projects into a folder of plain files or brings such a copy back, and
+    /// answers with its id. Keys: `name` (s), `store_location` (s, absolute), `type` (s: DATA_BACKUP,
+    /// DATA_RESTORE), `content` (a{sv}: `common_data` b, `compression` b, `format` s: tar.zst or tar.gz,
+    /// `increment` b, `increment_date` s, `projects` aa{sv} of `project_id` s, `project_regex` s, `repo_list`
+    /// as, `repo_regex` s, `exclude_projects` as, `exclude_repos` as), `backup_setting` (a{sv}:
+    /// `conflict_strategy` s: SKIP, OVERWRITE; `error_strategy` s: CONTINUE, FAST_FAIL; `execution_strategy`
+    /// s: IMMEDIATELY, SPECIFIED_TIME, CRON_EXPRESSION; `execution_plan` a{sv} of `execute_immediately` b,
+    /// `execute_time` s, `cron_expression` s; `space_cap_check` b). A run writes beneath
+    /// STORE_LOCATION/NAME; the store_location of a DATA_RESTORE is what a run wrote, which takes the right
+    /// restore as well.
+    #[zbus(out_args("id"))]
+    async fn create_task(&self, task: Dict, #[zbus(header)] header: Header<'_>) -> Result<String> {
+        if task.has_text("type", "DATA_RESTORE") {
+            self.0.guard.check(&header, Right::Restore).await?;
+        }
+        let uid = self.0.guard.caller(&header, Right::Configure).await?;
+        self.0.run(move |s| s.create_task(task.read()?, &super::rights::user_name(uid))).await
+    }
+
+    /// Runs a task now. It may be run again and again, but not twice at once.
+    #[zbus(out_args("job"))]
+    async fn execute_task(
+        &self,
+        id: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        let right = match self.0.service.task_type(&id) {
+            Ok(kind) if kind.name() == "DATA_RESTORE" => Right::Restore,
+            Ok(_) => Right::Backup,
+            // What does not exist is told to those who may look.
+            Err(_) => Right::Read,
+        };
+        self.0.job(&header, right, move |s| s.execute_task(&id, options.read()?)).await
+    }
+
+    /// One task. `result` (completed, failed, cancelled), `error` and `report` are of its last run.
+    #[zbus(out_args("task"))]
+    async fn get_task(&self, id: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_task(&id)).await
+    }
+
+    /// One page of the tasks. Keys: `state` (s: PENDING, RUNNING, FINISHED), `page_number` (from 1),
+    /// `page_size` (1 to 1000; default 20). Answers `records`, `page_number`, `page_size`, `total_records`,
+    /// `total_pages`, `count`, `page`.
+    #[zbus(out_args("page"))]
+    async fn list_tasks(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.list_tasks(options.read()?)).await
+    }
+
+    /// Removes a task that does not run. What its runs wrote stays.
+    async fn remove_task(&self, id: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_task(&id, options.read()?)).await
+    }
+
     /// One job, ended or not.
     #[zbus(out_args("job"))]
     async fn get_job(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
@@ -374,7 +534,8 @@ impl Manager {
         self.0.call(&header, right, move |s| s.cancel_job(id, options.read()?)).await
     }
 
-    /// Reads the configuration files again. A mistake in them changes nothing, and is the answer.
+    /// Reads the configuration files again, and makes the objects that they declare as they say. A mistake
+    /// in them changes nothing, and is the answer, with file, line and key.
     async fn reload(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
         self.0.call(&header, Right::Configure, move |s| s.reload(options.read()?)).await
     }

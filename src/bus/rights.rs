@@ -61,6 +61,12 @@ pub struct Guard {
     connection: Mutex<Option<Connection>>,
 }
 
+/// What a user is called; the number where there is no name.
+pub fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
+}
+
 fn denied(right: Right, why: impl std::fmt::Display) -> super::error::Error {
     Error::access_denied(format!("this needs the right {}: {why}", right.action())).into()
 }
@@ -78,6 +84,11 @@ impl Guard {
 
     /// Fails unless the sender of the message has the right.
     pub async fn check(&self, header: &Header<'_>, right: Right) -> Result<()> {
+        self.caller(header, right).await.map(drop)
+    }
+
+    /// The same, and who that is.
+    pub async fn caller(&self, header: &Header<'_>, right: Right) -> Result<u32> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (Some(connection), Some(sender)) = (connection, header.sender()) else {
             return Err(denied(right, "the caller is not known to the bus"));
@@ -94,9 +105,10 @@ impl Guard {
             .map_err(|_| denied(right, "the caller has left the bus"))?;
         let uid: u32 = reply.body().deserialize().map_err(|_| denied(right, "the bus does not know the caller"))?;
         if uid == 0 || uid == nix::unistd::geteuid().as_raw() {
-            return Ok(());
+            return Ok(uid);
         }
-        ask_polkit(&connection, header, right).await
+        ask_polkit(&connection, header, right).await?;
+        Ok(uid)
     }
 }
 

@@ -97,6 +97,16 @@ pub enum Task {
         /// Whether its data goes too.
         delete_data: bool,
     },
+    /// Runs a task that copies resources into plain files.
+    TaskBackup {
+        /// Which.
+        task: u64,
+    },
+    /// Runs a task that brings such a copy back.
+    TaskRestore {
+        /// Which.
+        task: u64,
+    },
 }
 
 /// How to restore.
@@ -130,6 +140,16 @@ impl Task {
             Self::Sync => "sync",
             Self::Test { .. } => "test",
             Self::Remove { .. } => "remove",
+            Self::TaskBackup { .. } => "task_backup",
+            Self::TaskRestore { .. } => "task_restore",
+        }
+    }
+
+    /// The task that it runs.
+    pub fn task(&self) -> Option<u64> {
+        match self {
+            Self::TaskBackup { task } | Self::TaskRestore { task } => Some(*task),
+            _ => None,
         }
     }
 }

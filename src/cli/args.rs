@@ -69,9 +69,44 @@ pub enum Verb {
         /// The backup
         id: Option<u64>,
     },
+    /// Copies of projects as plain files, and the way back
+    #[command(subcommand)]
+    Task(TaskVerb),
     /// Work that is done, running or waiting
     #[command(subcommand)]
     Job(JobVerb),
+}
+
+/// What can be done with tasks.
+#[derive(Debug, Subcommand)]
+pub enum TaskVerb {
+    /// Make a task; it runs at once unless its plan says otherwise
+    Create {
+        /// A JSON document with the keys of CreateTask; - reads standard input
+        #[arg(value_name = "FILE.json")]
+        file: PathBuf,
+    },
+    /// Run a task now
+    Run {
+        /// The task
+        id: u64,
+    },
+    /// List tasks, the newest first
+    List {
+        /// Only those in this state
+        #[arg(long, value_parser = ["PENDING", "RUNNING", "FINISHED"])]
+        state: Option<String>,
+    },
+    /// Show one task
+    Show {
+        /// The task
+        id: u64,
+    },
+    /// Remove a task; what its runs wrote stays
+    Remove {
+        /// The task
+        id: u64,
+    },
 }
 
 /// What can be done with resources.
@@ -402,6 +437,11 @@ mod tests {
             "export 3 --format tar.gz",
             "browse",
             "browse 3",
+            "task create nightly.json",
+            "task run 7",
+            "task list --state FINISHED",
+            "task show 7",
+            "task remove 7",
             "job list",
             "job watch 7",
             "job cancel 7",

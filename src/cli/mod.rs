@@ -14,6 +14,7 @@ mod restore;
 mod sample;
 mod session;
 mod status;
+mod task;
 mod vault;
 mod wait;
 
@@ -110,6 +111,7 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::Restore(what) => restore::restore(session, &what).await,
         Verb::Export(what) => restore::export(session, &what).await,
         Verb::Browse { id } => restore::browse(session, id).await,
+        Verb::Task(verb) => task::run(session, verb).await,
         Verb::Job(verb) => job::run(session, verb).await,
     }
 }

@@ -113,7 +113,7 @@ type Tick = fn(&Service, Timestamp) -> Result<Option<Timestamp>>;
 
 impl Service {
     /// Everything that comes by time.
-    const TICKS: &[(&'static str, Tick)] = &[];
+    const TICKS: &[(&'static str, Tick)] = &[("tasks", Self::tick_tasks)];
 
     /// What time it is.
     pub(super) fn now(&self) -> Timestamp {

@@ -32,7 +32,19 @@ const FIELDS: &[&str] = &[
     "backup",
     "vault",
 ];
-const KINDS: &[&str] = &["backup", "restore", "export", "delete", "prune", "verify", "sync", "test", "remove"];
+const KINDS: &[&str] = &[
+    "backup",
+    "restore",
+    "export",
+    "delete",
+    "prune",
+    "verify",
+    "sync",
+    "test",
+    "remove",
+    "task_backup",
+    "task_restore",
+];
 const STATES: &[&str] = &["pending", "running", "in_progress", "completed", "failed", "cancelled"];
 
 /// The D-Bus name of a class of failures.
@@ -136,6 +148,7 @@ impl Service {
         f.time("completed_at", row.completed_at).opt("error", row.error.as_deref());
         f.opt("error_name", row.error_kind.map(error_name));
         f.opt("resource", row.resource).opt("backup", row.backup).opt("vault", row.vault);
+        f.opt("task", row.task.task().map(|id| id.to_string()));
         if row.state.ended() {
             f.set("result", fields::from_json(&row.result));
         }

@@ -6,18 +6,23 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `projects` … `backups`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `projects` … `backups`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
-//! | `config`, `first` | the configuration files, and the first start |
+//! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
+//! | `later` | what is on the bus before it is built |
+//! | `taskform`, `common` | what a task looks like, and the configuration that it carries |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
 mod backups;
 mod check;
 mod clock;
+mod common;
 mod config;
+mod declare;
+mod declared;
 mod destinations;
 mod event;
 mod exports;
@@ -26,6 +31,7 @@ mod first;
 mod jobs;
 mod journal;
 mod keys;
+mod later;
 mod open;
 mod options;
 mod page;
@@ -36,6 +42,8 @@ mod restores;
 mod select;
 mod show;
 mod submit;
+mod taskform;
+mod tasks;
 mod vaults;
 mod work;
 
@@ -50,7 +58,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use crate::catalog::{Catalog, Destination, Resource, State, Tables, VaultRow, private_dir};
+use crate::catalog::{Catalog, Destination, Resource, State, Tables, TaskRow, VaultRow, private_dir};
 use crate::host;
 use crate::jobs::Jobs;
 use crate::model::{Args, Error, Map, Result};
@@ -90,6 +98,27 @@ impl std::fmt::Debug for Service {
     }
 }
 
+/// Why a service could not be opened.
+#[derive(Debug)]
+pub struct Unopened {
+    /// What was wrong.
+    pub error: Error,
+    /// Whether a configuration file has to be changed.
+    pub configuration: bool,
+}
+
+impl Unopened {
+    fn configuration(error: Error) -> Self {
+        Self { error, configuration: true }
+    }
+}
+
+impl From<Error> for Unopened {
+    fn from(error: Error) -> Self {
+        Self { error, configuration: false }
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these guard is whole after every statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -103,7 +132,13 @@ fn not_offered(what: &str) -> Error {
 impl Service {
     /// Opens the state, makes what a first start needs, and finishes or fails what a crash left.
     pub fn open(options: ServiceOptions) -> Result<Arc<Self>> {
-        let config = Config::load(&options.config)?;
+        Self::open_declared(options).map_err(|unopened| unopened.error)
+    }
+
+    /// The same, telling mistakes in the configuration files from everything else.
+    pub fn open_declared(options: ServiceOptions) -> Result<Arc<Self>, Unopened> {
+        let config = Config::load(&options.config).map_err(Unopened::configuration)?;
+        let declared = declared::load(&options.config).map_err(Unopened::configuration)?;
         let catalog = Catalog::open(&options.state_dir)?;
         private_dir(&options.cache_dir)?;
         let machine = Machine { id: host::machine_id(&options.state_dir)?, name: host::name() };
@@ -123,7 +158,13 @@ impl Service {
             making: Mutex::default(),
             options,
         });
-        service.first_start()?;
+        if declare::says_where(&declared) {
+            service.declare(&declared).map_err(Unopened::configuration)?;
+            service.first_start()?;
+        } else {
+            service.first_start()?;
+            service.declare(&declared).map_err(Unopened::configuration)?;
+        }
         service.recover()?;
         host::notify::starting("showing the backups");
         service.show_all();
@@ -187,6 +228,7 @@ impl Service {
             }
             found.extend(r.ids::<VaultRow>()?.into_iter().map(|id| (ObjectKind::Vault, id)));
             found.extend(r.ids::<Destination>()?.into_iter().map(|id| (ObjectKind::Destination, id)));
+            found.extend(r.ids::<TaskRow>()?.into_iter().map(|id| (ObjectKind::Task, id)));
             for state in [State::Pending, State::Running] {
                 let ids = r.indexed(crate::catalog::job::BY_STATE, state.key())?;
                 found.extend(ids.into_iter().map(|id| (ObjectKind::Job, id)));
@@ -203,6 +245,7 @@ impl Service {
     pub fn reload(&self, options: Map) -> Result<()> {
         Args::new(options).finish()?;
         let config = Config::load(&self.options.config)?;
+        self.declare(&declared::load(&self.options.config)?)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         if let Some(me) = self.me.upgrade() {
             self.jobs.set_limits(config.lanes, &me);

@@ -6,6 +6,7 @@ mod maintain;
 mod remove;
 mod restore;
 mod sink;
+mod tasks;
 mod test;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use crate::model::{Error, ErrorKind, Progress, Result};
 
 pub(super) use backups::{fill, note_success};
 pub(super) use export::temporary;
+pub(super) use tasks::follow;
 
 /// Finished jobs that stay listed.
 const JOBS_KEPT: u64 = 10_000;
@@ -92,12 +94,14 @@ impl Work for Service {
     type Report = Report;
 
     fn begin(&self, id: u64) -> Result<()> {
+        let mut events = Vec::new();
         let (about, backup) = self.catalog.write(|w| {
             let row = w.update::<Job>(id, |row| {
                 row.state = State::Running;
                 row.started_at = Some(self.now());
                 Ok(())
             })?;
+            events = tasks::follow(w, &row)?;
             if let (Task::Backup { .. }, Some(backup)) = (&row.task, row.backup) {
                 w.update::<Backup>(backup, |row| {
                     row.status = State::Running;
@@ -109,6 +113,7 @@ impl Work for Service {
         })?;
         about.started();
         self.emit(Event::JobChanged { id });
+        events.into_iter().for_each(|event| self.emit(event));
         if let Some(id) = backup {
             self.emit(Event::BackupChanged { id, status: "running".into() });
         }
@@ -127,6 +132,8 @@ impl Work for Service {
             Task::Sync => self.run_sync(&job),
             Task::Test { destination } => self.run_test(*destination, progress),
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
+            Task::TaskBackup { task } => self.run_task_backup(&job, *task, progress),
+            Task::TaskRestore { task } => self.run_task_restore(&job, *task, progress),
         }
     }
 
@@ -154,6 +161,7 @@ impl Service {
             row.state = State::Pending;
             row.started_at = None;
             w.put(&row)?;
+            tasks::follow(w, &row)?;
             if let (Task::Backup { .. }, Some(backup)) = (&row.task, row.backup) {
                 w.update::<Backup>(backup, |row| {
                     row.status = State::Pending;
@@ -255,7 +263,7 @@ impl Service {
         row.error = error.as_ref().map(|e| e.message.clone());
         row.error_kind = error.as_ref().map(|e| e.kind);
         w.put(&row)?;
-        let mut events = Vec::new();
+        let mut events = tasks::follow(w, &row)?;
         match (&row.task, row.backup, &error) {
             (Task::Backup { .. }, Some(backup), _) => {
                 let row = w.update::<Backup>(backup, |b| {
