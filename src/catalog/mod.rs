@@ -27,6 +27,7 @@ use std::path::Path;
 use nix::fcntl::{Flock, FlockArg};
 use redb::{Database, ReadableDatabase};
 
+use crate::host::notify;
 use crate::model::{Error, IoContext, Result};
 
 pub use backup::Backup;
@@ -120,6 +121,10 @@ impl Catalog {
             .at(|| format!("cannot open {}", path.display()))?;
         let db = Database::builder()
             .set_cache_size(CACHE)
+            // Seldom: what `write` commits needs no repair that takes long.
+            .set_repair_callback(|session| {
+                notify::starting(&format!("repairing the catalog: {:.0} %", session.progress() * 100.0));
+            })
             .create(&path)
             .map_err(|e| unusable(&path, &redb::Error::from(e)))?;
         // The name of a new file must survive too.

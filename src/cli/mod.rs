@@ -33,6 +33,11 @@ use crate::model::{Error, ErrorKind, Result};
 
 pub use self::private::exec_tied;
 
+/// The command's definition, for man pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the command and returns its exit status.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
     let cli = match Cli::try_parse_from(arguments) {

@@ -33,6 +33,7 @@ mod fields;
 mod first;
 mod housekeeping;
 mod jobs;
+mod journal;
 mod keys;
 mod later;
 mod metrics;
@@ -179,6 +180,7 @@ impl Service {
             service.declare(&declared).map_err(Unopened::configuration)?;
         }
         service.recover()?;
+        host::notify::starting("showing the backups");
         service.show_all();
         Ok(service)
     }

@@ -7,6 +7,7 @@ use super::submit::Draft;
 use super::work::temporary;
 use super::{Event, Service, backups, tasks};
 use crate::catalog::{Backup, Job, Resource, State, Tables, Task, TaskRow, VaultRow, backup, job};
+use crate::host;
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Error, ErrorKind, Result};
 use crate::vault::{Manifest, Vault};
@@ -69,6 +70,7 @@ impl Service {
             Ok(open)
         })?;
         for job in &open {
+            host::notify::starting(&format!("recovering job {} ({})", job.id, job.task.kind()));
             let mut unsure = false;
             if let (Task::Backup { .. }, State::Running, Some(id)) = (&job.task, job.state, job.backup) {
                 match self.find_manifest(id) {

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use serde_json::{Map as Json, Value as JsonValue, json};
 
 use super::jobs::error_name;
+use super::journal::About;
 use super::open::OpenVault;
 use super::recover::stopped;
 use super::{Event, Service, housekeeping, locked, retention};
@@ -57,7 +58,8 @@ pub struct Report {
 /// How a job ended, as it was written down.
 struct End {
     state: State,
-    kind: &'static str,
+    /// What the journal is told; nothing where the end could not be written down.
+    about: Option<About>,
     message: String,
     error: Option<ErrorKind>,
     events: Vec<Event>,
@@ -93,7 +95,7 @@ impl Work for Service {
 
     fn begin(&self, id: u64) -> Result<()> {
         let mut events = Vec::new();
-        let backup = self.catalog.write(|w| {
+        let (about, backup) = self.catalog.write(|w| {
             let row = w.update::<Job>(id, |row| {
                 row.state = State::Running;
                 row.started_at = Some(self.now());
@@ -105,10 +107,11 @@ impl Work for Service {
                     row.status = State::Running;
                     Ok(())
                 })?;
-                return Ok(Some(backup));
+                return Ok((About::of(w, &row)?, Some(backup)));
             }
-            Ok(None)
+            Ok((About::of(w, &row)?, None))
         })?;
+        about.started();
         self.emit(Event::JobChanged { id });
         events.into_iter().for_each(|event| self.emit(event));
         if let Some(id) = backup {
@@ -203,7 +206,7 @@ impl Service {
                 tracing::error!("the end of job {id} could not be written down: {e}");
                 End {
                     state: State::Failed,
-                    kind: "",
+                    about: None,
                     message: e.message,
                     error: Some(e.kind),
                     events: Vec::new(),
@@ -212,9 +215,8 @@ impl Service {
             }
         };
         end.events.append(&mut report.events);
-        match end.state {
-            State::Failed => tracing::warn!("job {id} ({}) failed: {}", end.kind, end.message),
-            state => tracing::info!("job {id} ({}) {}", end.kind, state.name()),
+        if let Some(about) = &end.about {
+            about.ended(end.state, &end.message);
         }
         if end.reshow {
             self.show_all();
@@ -324,8 +326,9 @@ impl Service {
             _ => {}
         }
         let reshow = error.is_some() && matches!(row.task, Task::Delete | Task::Remove { .. });
+        let about = Some(About::of(w, &row)?);
         let message = row.error.unwrap_or_default();
-        Ok(End { state, kind: row.task.kind(), message, error: error.map(|e| e.kind), events, reshow })
+        Ok(End { state, about, message, error: error.map(|e| e.kind), events, reshow })
     }
 
     fn drop_old_jobs(&self) {
