@@ -2,7 +2,8 @@
 //! programs (`docs/journal.md`).
 
 use super::Service;
-use crate::catalog::{Job, Resource, State, Tables, Task};
+use super::fields::time;
+use crate::catalog::{Job, Resource, Schedule, State, Tables, Task};
 use crate::model::{Result, message};
 
 /// What is said of a job.
@@ -135,9 +136,11 @@ impl Service {
         format!("{}{}{share} (job {})", about.kind, about.whose(), about.job)
     }
 
-    /// What will run next by schedule, and when, as in `nightly at 2026-03-01 02:00 UTC`.
+    /// What will run next by schedule, and when: `nightly at 2026-03-01T02:00:00Z`.
     fn upcoming(&self) -> Option<String> {
-        None
+        let schedules = self.catalog.read(Tables::all::<Schedule>).unwrap_or_default();
+        let due = schedules.into_iter().filter(|s| s.enabled).filter_map(|s| Some((s.due?, s.name)));
+        due.min().map(|(due, name)| format!("{name} at {}", time(due)))
     }
 }
 
