@@ -16,6 +16,9 @@ pub const BY_VAULT: u8 = 4;
 /// The index of backups being deleted; the key is 1.
 pub const DELETING: u8 = 5;
 
+/// The index of backups by checkpoint.
+pub const BY_CHECKPOINT: u8 = 9;
+
 /// A backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
@@ -87,6 +90,9 @@ pub struct Backup {
     /// could not be asked since.
     #[serde(default)]
     pub unsure: bool,
+    /// The checkpoint it belongs to.
+    #[serde(default)]
+    pub checkpoint: Option<u64>,
 }
 
 impl Row for Backup {
@@ -103,6 +109,7 @@ impl Row for Backup {
         if self.deleting {
             keys.push((DELETING, 1));
         }
+        keys.extend(self.checkpoint.map(|id| (BY_CHECKPOINT, id)));
         keys
     }
 }

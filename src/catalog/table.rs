@@ -18,7 +18,7 @@ const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// All kinds of rows, so that every table exists from the first start.
-const KINDS: [&str; 6] = ["projects", "resources", "destinations", "vaults", "backups", "jobs"];
+const KINDS: &[&str] = &["projects", "resources", "destinations", "vaults", "backups", "jobs", "checkpoints"];
 
 /// A kind of row. Rows are a version byte and JSON: a later version reads every earlier one.
 pub trait Row: Serialize + DeserializeOwned {

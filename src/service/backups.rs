@@ -10,7 +10,7 @@ use super::page::Page;
 use super::submit::Draft;
 use super::{Event, Service, resources, select, vaults};
 use crate::archive;
-use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup as index};
+use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, Writer, backup as index};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, Value};
 
@@ -23,6 +23,7 @@ const FIELDS: &[&str] = &[
     "project_id",
     "machine",
     "vault",
+    "checkpoint",
     "type",
     "backup_type",
     "incremental",
@@ -50,7 +51,16 @@ const MIB: u64 = 1 << 20;
 /// The longest description, in bytes.
 const DESCRIPTION: usize = 4096;
 
-fn description(args: &mut Args) -> Result<Option<String>> {
+/// What kind of backup is wanted.
+pub(super) struct Wish {
+    pub kind: String,
+    pub backup_type: String,
+    pub description: String,
+    pub incremental: bool,
+    pub checkpoint: Option<u64>,
+}
+
+pub(super) fn description(args: &mut Args) -> Result<Option<String>> {
     let text = args.string("description")?;
     match &text {
         Some(t) if t.len() > DESCRIPTION => {
@@ -61,7 +71,7 @@ fn description(args: &mut Args) -> Result<Option<String>> {
 }
 
 /// The vault that a resource is backed up to.
-fn vault_of(t: &impl Tables, resource: &Resource) -> Result<VaultRow> {
+pub(super) fn vault_of(t: &impl Tables, resource: &Resource) -> Result<VaultRow> {
     if let Some(id) = resource.vault {
         return t.need(id);
     }
@@ -99,7 +109,6 @@ impl Service {
         let incremental = args.bool("incremental")?.unwrap_or(true);
         let backup_type = args.choice("backup_type", &["manual", "automatic"])?.unwrap_or_else(|| "manual".into());
         args.finish()?;
-        let limit = self.config().manual_backups;
         let (_, id) = self.submit_with(|w, job| {
             let resource = select::resource(w, selector)?;
             if kind == "database" {
@@ -112,74 +121,100 @@ impl Service {
                 Some(selector) => select::vault(w, selector)?,
                 None => vault_of(w, &resource)?,
             };
-            vaults::refuse_removing(&vault)?;
-            if backup_type == "manual" {
-                let count = resources::manual_count(&w.rows_at::<Backup>(index::BY_RESOURCE, resource.id)?);
-                if count >= limit {
-                    return Err(Error::limit_reached(format!(
-                        "resource {:?} has {count} manual backups and may have {limit}; delete one first",
-                        resource.name
-                    )));
-                }
-            }
-            if let (Some(capacity), Some(open)) = (vault.capacity, self.vaults.opened(vault.id)) {
-                let used = open.vault.stored_size();
-                if used >= capacity {
-                    return Err(Error::limit_reached(format!(
-                        "vault {:?} holds {used} bytes of the {capacity} it may hold; delete backups or raise capacity",
-                        vault.name
-                    )));
-                }
-            }
-            let id = w.next_id::<Backup>()?;
-            let units = (!resource.units.is_empty() && resource.unit_action != "none")
-                .then_some("units are not stopped or frozen by this version; files may change while they are read");
-            let row = Backup {
-                id,
-                uuid: Uuid::new_v4(),
+            self.refuse_full(&vault)?;
+            self.draft_backup(
+                w,
                 job,
-                resource: resource.id,
-                resource_name: resource.name,
-                project: resource.project,
-                project_name: w.need::<Project>(resource.project)?.name,
-                vault: vault.id,
-                vault_name: vault.name,
-                encrypted: vault.encryption,
-                r#type: kind,
-                backup_type,
-                incremental,
-                partial: false,
-                protected: false,
-                deleting: false,
-                status: State::Pending,
-                description,
-                browse: resource.browse,
-                created_at: Timestamp::now(),
-                completed_at: None,
-                expires_at: None,
-                manifest: None,
-                root: None,
-                size: None,
-                stored: None,
-                files: None,
-                entries: None,
-                errors: None,
-                error_list: None,
-                error: None,
-                message: units.map(str::to_owned),
-                unsure: false,
-            };
-            w.put(&row)?;
-            let draft = Draft {
-                resource: Some(row.resource),
-                backup: Some(id),
-                vault: Some(row.vault),
-                ..Draft::new(Task::Backup { reread: !incremental }, ticket(&row))
-            };
-            Ok((draft, id))
+                resource,
+                &vault,
+                Wish { kind, backup_type, description, incremental, checkpoint: None },
+            )
         })?;
         self.emit(Event::BackupChanged { id, status: "pending".into() });
         self.get_backup(id)
+    }
+
+    /// Refuses a vault that takes no more backups.
+    pub(super) fn refuse_full(&self, vault: &VaultRow) -> Result<()> {
+        vaults::refuse_removing(vault)?;
+        if let (Some(capacity), Some(open)) = (vault.capacity, self.vaults.opened(vault.id)) {
+            let used = open.vault.stored_size();
+            if used >= capacity {
+                return Err(Error::limit_reached(format!(
+                    "vault {:?} holds {used} bytes of the {capacity} it may hold; delete backups or raise capacity",
+                    vault.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the row of a backup, and drafts the job that makes it.
+    pub(super) fn draft_backup(
+        &self,
+        w: &Writer,
+        job: u64,
+        resource: Resource,
+        vault: &VaultRow,
+        wish: Wish,
+    ) -> Result<(Draft, u64)> {
+        if wish.backup_type == "manual" {
+            let limit = self.config().manual_backups;
+            let count = resources::manual_count(&w.rows_at::<Backup>(index::BY_RESOURCE, resource.id)?);
+            if count >= limit {
+                return Err(Error::limit_reached(format!(
+                    "resource {:?} has {count} manual backups and may have {limit}; delete one first",
+                    resource.name
+                )));
+            }
+        }
+        let id = w.next_id::<Backup>()?;
+        let units = (!resource.units.is_empty() && resource.unit_action != "none")
+            .then_some("units are not stopped or frozen by this version; files may change while they are read");
+        let row = Backup {
+            id,
+            uuid: Uuid::new_v4(),
+            job,
+            resource: resource.id,
+            resource_name: resource.name,
+            project: resource.project,
+            project_name: w.need::<Project>(resource.project)?.name,
+            vault: vault.id,
+            vault_name: vault.name.clone(),
+            encrypted: vault.encryption,
+            r#type: wish.kind,
+            backup_type: wish.backup_type,
+            incremental: wish.incremental,
+            partial: false,
+            protected: false,
+            deleting: false,
+            status: State::Pending,
+            description: wish.description,
+            browse: resource.browse,
+            created_at: Timestamp::now(),
+            completed_at: None,
+            expires_at: None,
+            manifest: None,
+            root: None,
+            size: None,
+            stored: None,
+            files: None,
+            entries: None,
+            errors: None,
+            error_list: None,
+            error: None,
+            message: units.map(str::to_owned),
+            unsure: false,
+            checkpoint: wish.checkpoint,
+        };
+        w.put(&row)?;
+        let draft = Draft {
+            resource: Some(row.resource),
+            backup: Some(id),
+            vault: Some(row.vault),
+            ..Draft::new(Task::Backup { reread: !row.incremental }, ticket(&row))
+        };
+        Ok((draft, id))
     }
 
     /// One backup.
@@ -219,7 +254,8 @@ impl Service {
             })?]),
         };
         let vault = args.string("vault")?;
-        let nothing = args.uint("checkpoint", 0, u64::MAX)?.is_some() | args.string("task")?.is_some();
+        let checkpoint = args.uint("checkpoint", 1, u64::MAX)?;
+        let nothing = args.string("task")?.is_some();
         let machine = args.string("machine")?;
         args.finish()?;
 
@@ -235,8 +271,11 @@ impl Service {
             if let Some(selector) = vault {
                 sets.push(r.indexed(index::BY_VAULT, select::vault(r, &selector)?.id)?);
             }
+            if let Some(id) = checkpoint {
+                sets.push(r.indexed(index::BY_CHECKPOINT, id)?);
+            }
             let project = in_project.map(|p| select::project(r, &p).map(|p| p.id)).transpose()?;
-            // Backups of checkpoints, tasks and other machines come with later versions.
+            // Backups of tasks and other machines come with later versions.
             if nothing || machine.is_some_and(|m| m != self.machine.name) {
                 return Ok((0, Vec::new()));
             }
@@ -297,35 +336,7 @@ impl Service {
     /// Starts a job that deletes a backup for good. It is gone from the mount at once.
     pub fn delete_backup(&self, id: u64, options: Map) -> Result<u64> {
         Args::new(options).finish()?;
-        let job = self.submit(|w| {
-            let mut row = w.need::<Backup>(id)?;
-            if !row.status.ended() {
-                return Err(Error::invalid_state(format!(
-                    "backup {id} is {}; cancel its job {} first",
-                    row.status.name(),
-                    row.job
-                )));
-            }
-            if row.protected {
-                return Err(Error::invalid_state(format!("backup {id} is protected; unprotect it first")));
-            }
-            if let Some(job) = resources::open_jobs(w)?.into_iter().find(|j| j.backup == Some(id)) {
-                return Err(Error::invalid_state(format!(
-                    "job {} ({}) uses backup {id}; wait for it or cancel it first",
-                    job.id,
-                    job.task.kind()
-                )));
-            }
-            vaults::refuse_removing(&w.need(row.vault)?)?;
-            row.deleting = true;
-            w.put(&row)?;
-            Ok(Draft {
-                resource: Some(row.resource),
-                backup: Some(id),
-                vault: Some(row.vault),
-                ..Draft::new(Task::Delete, delete_ticket(&row))
-            })
-        })?;
+        let job = self.submit(|w| draft_delete(w, id))?;
         self.hide(id);
         Ok(job)
     }
@@ -378,6 +389,7 @@ impl Service {
         f.set("server", server).set("project_id", row.project.to_string());
         f.set("project", row.project_name.as_str()).set("machine", self.machine.name.as_str());
         f.set("vault", vault.as_ref().map_or(row.vault_name.as_str(), |v| v.name.as_str()));
+        f.opt("checkpoint", row.checkpoint);
         f.set("type", row.r#type.as_str()).set("backup_type", row.backup_type.as_str());
         f.set("incremental", row.incremental).set("partial", row.partial).set("protected", row.protected);
         f.set("status", row.status.name()).opt("size", row.size).opt("stored_size", row.stored);
@@ -420,6 +432,37 @@ fn union(t: &impl Tables, index: u8, keys: &[u64]) -> Result<Vec<u64>> {
     }
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// Marks a backup as on its way out, and drafts the job that deletes it.
+pub(super) fn draft_delete(w: &Writer, id: u64) -> Result<Draft> {
+    let mut row = w.need::<Backup>(id)?;
+    if !row.status.ended() {
+        return Err(Error::invalid_state(format!(
+            "backup {id} is {}; cancel its job {} first",
+            row.status.name(),
+            row.job
+        )));
+    }
+    if row.protected {
+        return Err(Error::invalid_state(format!("backup {id} is protected; unprotect it first")));
+    }
+    if let Some(job) = resources::open_jobs(w)?.into_iter().find(|j| j.backup == Some(id)) {
+        return Err(Error::invalid_state(format!(
+            "job {} ({}) uses backup {id}; wait for it or cancel it first",
+            job.id,
+            job.task.kind()
+        )));
+    }
+    vaults::refuse_removing(&w.need(row.vault)?)?;
+    row.deleting = true;
+    w.put(&row)?;
+    Ok(Draft {
+        resource: Some(row.resource),
+        backup: Some(id),
+        vault: Some(row.vault),
+        ..Draft::new(Task::Delete, delete_ticket(&row))
+    })
 }
 
 fn refuse_deleting(row: &Backup) -> Result<()> {

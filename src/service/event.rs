@@ -79,7 +79,8 @@ pub enum Event {
 pub struct JobStatus {
     /// Its number.
     pub id: u64,
-    /// `backup`, `restore`, `export`, `delete`, `prune`, `verify`, `sync`, `test` or `remove`.
+    /// `backup`, `restore`, `export`, `delete`, `prune`, `verify`, `sync`, `test`, `remove`,
+    /// `checkpoint` or `delete_checkpoint`.
     pub kind: String,
     /// `pending`, `running`, `completed`, `failed` or `cancelled`.
     pub state: String,

@@ -6,7 +6,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `projects` … `backups`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `projects` … `backups`, `checkpoints`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
@@ -15,6 +15,7 @@
 
 mod backups;
 mod check;
+mod checkpoints;
 mod config;
 mod destinations;
 mod event;
@@ -75,6 +76,8 @@ pub struct Service {
     descriptors: Mutex<BTreeMap<u64, Arc<OwnedFd>>>,
     /// Held from a job's row to its place in the queue, so that nobody sees one without the other.
     submitting: Mutex<()>,
+    /// Held while a job that waits for others is ended, so that it ends once.
+    settling: Mutex<()>,
     /// Held while a vault or destination is made or moved, outside of transactions.
     making: Mutex<()>,
 }
@@ -114,6 +117,7 @@ impl Service {
             machine,
             descriptors: Mutex::default(),
             submitting: Mutex::default(),
+            settling: Mutex::default(),
             making: Mutex::default(),
             options,
         });

@@ -7,6 +7,9 @@ use crate::catalog::{Job, State, Task, Writer, job};
 use crate::jobs::Ticket;
 use crate::model::Result;
 
+/// Jobs whose rows are written, and what they need in order to run.
+pub(super) type Batch = Vec<(u64, Ticket)>;
+
 /// A job that is to be queued.
 #[derive(Debug)]
 pub(super) struct Draft {
@@ -31,6 +34,7 @@ impl Draft {
             resource: self.resource,
             backup: self.backup,
             vault: self.vault,
+            part_of: None,
             created_at: Timestamp::now(),
             started_at: None,
             completed_at: None,
@@ -39,6 +43,12 @@ impl Draft {
             error_kind: None,
             result: serde_json::Map::new(),
         }
+    }
+
+    /// The row of a job that only waits for others, which is never queued.
+    pub fn waiting(&self, id: u64) -> Job {
+        let row = self.row(id);
+        Job { state: State::Running, started_at: Some(row.created_at), ..row }
     }
 }
 
@@ -50,18 +60,30 @@ impl Service {
 
     /// The same for a plan that needs to know the job's id, or gives something back.
     pub(super) fn submit_with<T>(&self, plan: impl FnOnce(&Writer, u64) -> Result<(Draft, T)>) -> Result<(u64, T)> {
-        let guard = locked(&self.submitting);
-        let (id, ticket, value) = self.catalog.write(|w| {
+        self.submit_all(|w, batch| {
             let id = w.next_id::<Job>()?;
             let (draft, value) = plan(w, id)?;
             w.put(&draft.row(id))?;
-            Ok((id, draft.ticket, value))
+            batch.push((id, draft.ticket));
+            Ok((id, value))
+        })
+    }
+
+    /// The same for a plan that writes the rows of several jobs, and tells them with their tickets.
+    pub(super) fn submit_all<T>(&self, plan: impl FnOnce(&Writer, &mut Batch) -> Result<T>) -> Result<T> {
+        let guard = locked(&self.submitting);
+        let (batch, value) = self.catalog.write(|w| {
+            let mut batch = Batch::new();
+            let value = plan(w, &mut batch)?;
+            Ok((batch, value))
         })?;
-        self.emit(Event::JobNew { id });
-        if let Some(me) = self.me.upgrade() {
-            self.jobs.push(id, ticket, &me);
+        for (id, ticket) in batch {
+            self.emit(Event::JobNew { id });
+            if let Some(me) = self.me.upgrade() {
+                self.jobs.push(id, ticket, &me);
+            }
         }
         drop(guard);
-        Ok((id, value))
+        Ok(value)
     }
 }

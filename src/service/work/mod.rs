@@ -1,6 +1,7 @@
 //! What each kind of job does, and how its end is written down.
 
 mod backups;
+mod checkpoint;
 mod export;
 mod maintain;
 mod remove;
@@ -20,7 +21,7 @@ use super::open::OpenVault;
 use super::recover::stopped;
 use super::{Event, Service, locked};
 use crate::archive::PathError;
-use crate::catalog::{Backup, Job, Resource, State, Tables, Task, VaultRow, Writer, backup, job};
+use crate::catalog::{Backup, Checkpoint, Job, Resource, State, Tables, Task, VaultRow, Writer, backup, job};
 use crate::jobs::{Live, Work};
 use crate::model::{Error, ErrorKind, Progress, Result};
 
@@ -60,6 +61,8 @@ struct End {
     message: String,
     error: Option<ErrorKind>,
     events: Vec<Event>,
+    /// The job that waits for it.
+    part_of: Option<u64>,
     /// Whether backups that were taken out of the mount are there after all.
     reshow: bool,
 }
@@ -125,6 +128,7 @@ impl Work for Service {
             Task::Sync => self.run_sync(&job),
             Task::Test { destination } => self.run_test(*destination, progress),
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
+            Task::Checkpoint { .. } | Task::DeleteCheckpoint { .. } => self.sum_up(&job),
         }
     }
 
@@ -200,6 +204,7 @@ impl Service {
                     message: e.message,
                     error: Some(e.kind),
                     events: Vec::new(),
+                    part_of: None,
                     reshow: false,
                 }
             }
@@ -218,6 +223,9 @@ impl Service {
         }
         let error = end.error.map(error_name).unwrap_or_default().to_owned();
         self.emit(Event::JobRemoved { id, result: end.state.name().into(), error });
+        if let Some(whole) = end.part_of {
+            self.settle(whole);
+        }
         if let Some(open) = report.export {
             self.save_configuration(&open);
         }
@@ -303,8 +311,8 @@ impl Service {
             _ => {}
         }
         let reshow = error.is_some() && matches!(row.task, Task::Delete | Task::Remove { .. });
-        let message = row.error.unwrap_or_default();
-        Ok(End { state, kind: row.task.kind(), message, error: error.map(|e| e.kind), events, reshow })
+        let (part_of, message) = (row.part_of, row.error.unwrap_or_default());
+        Ok(End { state, kind: row.task.kind(), message, error: error.map(|e| e.kind), events, part_of, reshow })
     }
 
     fn drop_old_jobs(&self) {
@@ -347,6 +355,7 @@ impl Service {
                 if b.status == State::Completed && !b.deleting {
                     backups.push(json!({
                         "id": b.id, "uuid": b.uuid, "description": b.description, "protected": b.protected,
+                        "checkpoint": b.checkpoint,
                     }));
                 }
             }
@@ -357,6 +366,7 @@ impl Service {
                 "projects": value(serde_json::to_value(r.all::<crate::catalog::Project>()?))?,
                 "resources": value(serde_json::to_value(r.all::<Resource>()?))?,
                 "vaults": value(serde_json::to_value(r.all::<VaultRow>()?))?,
+                "checkpoints": value(serde_json::to_value(r.all::<Checkpoint>()?))?,
                 "backups": backups,
             }))
         })
