@@ -40,6 +40,7 @@ enum Code {
     Ambiguous,
     OtherVault,
     OtherType,
+    Orphaned,
     Running,
     Waiting,
     Limit,
@@ -53,6 +54,7 @@ impl Code {
             Self::Ambiguous => "Strongroom.1003",
             Self::OtherVault => "Strongroom.1004",
             Self::OtherType => "Strongroom.1005",
+            Self::Orphaned => "Strongroom.1006",
             Self::Running => "Strongroom.1101",
             Self::Waiting => "Strongroom.1102",
             Self::Limit => "Strongroom.1201",
@@ -262,6 +264,10 @@ impl<'a> Chooser<'a> {
     }
 
     fn idle(&self, row: Resource) -> Result<Resource, Refused> {
+        if row.origin.orphaned() {
+            let reason = format!("resource {:?} is orphaned: the file that declared it no longer does", row.name);
+            return Err((Code::Orphaned, reason, Some(row)));
+        }
         let refused = match self.busy.get(&row.id) {
             None => return Ok(row),
             Some(State::Running) => (Code::Running, format!("resource {:?} is being backed up already", row.name)),
@@ -314,7 +320,7 @@ impl Service {
             automatic: plan.automatic,
             incremental: plan.incremental,
             retention: plan.retention,
-            created_at: Timestamp::now(),
+            created_at: self.now(),
             members: Vec::new(),
             skipped: Vec::new(),
         };
@@ -346,7 +352,7 @@ impl Service {
             // It never is in the queue.
             ..Draft::new(Task::Checkpoint { checkpoint: row.id, parts }, Ticket::free(Lane::Work))
         };
-        w.put(&waits.waiting(row.job))?;
+        w.put(&waits.waiting(row.job, self.now()))?;
         w.put(&row)?;
         Ok(row)
     }
@@ -382,7 +388,7 @@ impl Service {
             }
             Err(e) => return Err(e),
         };
-        w.put(&Job { part_of: Some(row.job), ..draft.row(job) })?;
+        w.put(&Job { part_of: Some(row.job), ..draft.row(job, self.now()) })?;
         batch.push((job, draft.ticket));
         row.members.push(Member {
             resource: resource.id,
@@ -453,7 +459,7 @@ impl Service {
             for backup in &backups {
                 let draft = backups::draft_delete(w, *backup).map_err(|e| e.context(format!("checkpoint {id}")))?;
                 let job = w.next_id::<Job>()?;
-                w.put(&Job { part_of: Some(whole), ..draft.row(job) })?;
+                w.put(&Job { part_of: Some(whole), ..draft.row(job, self.now()) })?;
                 batch.push((job, draft.ticket));
             }
             let parts = batch.iter().map(|(id, _)| *id).collect();
@@ -461,7 +467,7 @@ impl Service {
                 vault: Some(row.vault),
                 ..Draft::new(Task::DeleteCheckpoint { checkpoint: id, parts }, Ticket::free(Lane::Maintenance))
             };
-            w.put(&draft.waiting(whole))?;
+            w.put(&draft.waiting(whole, self.now()))?;
             Ok((whole, backups))
         })?;
         self.emit(Event::JobNew { id: job });

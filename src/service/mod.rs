@@ -10,13 +10,18 @@
 //! | `work` | what each kind of job does |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
-//! | `config`, `first` | the configuration files, and the first start |
+//! | `clock` | what time it is, and what is due |
+//! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
+//! | `later` | what is on the bus before it is built |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
 mod backups;
 mod check;
 mod checkpoints;
+mod clock;
 mod config;
+mod declare;
+mod declared;
 mod destinations;
 mod event;
 mod exports;
@@ -24,6 +29,7 @@ mod fields;
 mod first;
 mod jobs;
 mod keys;
+mod later;
 mod open;
 mod options;
 mod page;
@@ -54,6 +60,7 @@ use crate::jobs::Jobs;
 use crate::model::{Args, Error, Map, Result};
 use crate::vault::Machine;
 
+pub use clock::Clock;
 pub use config::Config;
 pub use event::{Event, JobStatus, ObjectKind};
 pub use options::{BrowseProcess, ServiceOptions};
@@ -68,6 +75,7 @@ pub struct Service {
     config: RwLock<Config>,
     catalog: Catalog,
     jobs: Arc<Jobs>,
+    ticker: Arc<clock::Ticker>,
     events: broadcast::Sender<Event>,
     vaults: open::OpenVaults,
     show: show::Show,
@@ -88,6 +96,27 @@ impl std::fmt::Debug for Service {
     }
 }
 
+/// Why a service could not be opened.
+#[derive(Debug)]
+pub struct Unopened {
+    /// What was wrong.
+    pub error: Error,
+    /// Whether a configuration file has to be changed.
+    pub configuration: bool,
+}
+
+impl Unopened {
+    fn configuration(error: Error) -> Self {
+        Self { error, configuration: true }
+    }
+}
+
+impl From<Error> for Unopened {
+    fn from(error: Error) -> Self {
+        Self { error, configuration: false }
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these guard is whole after every statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -101,7 +130,13 @@ fn not_offered(what: &str) -> Error {
 impl Service {
     /// Opens the state, makes what a first start needs, and finishes or fails what a crash left.
     pub fn open(options: ServiceOptions) -> Result<Arc<Self>> {
-        let config = Config::load(&options.config)?;
+        Self::open_declared(options).map_err(|unopened| unopened.error)
+    }
+
+    /// The same, telling mistakes in the configuration files from everything else.
+    pub fn open_declared(options: ServiceOptions) -> Result<Arc<Self>, Unopened> {
+        let config = Config::load(&options.config).map_err(Unopened::configuration)?;
+        let declared = declared::load(&options.config).map_err(Unopened::configuration)?;
         let catalog = Catalog::open(&options.state_dir)?;
         private_dir(&options.cache_dir)?;
         let machine = Machine { id: host::machine_id(&options.state_dir)?, name: host::name() };
@@ -111,6 +146,7 @@ impl Service {
             jobs: Jobs::new(config.lanes),
             config: RwLock::new(config),
             catalog,
+            ticker: Arc::default(),
             events: broadcast::Sender::new(EVENTS),
             vaults: open::OpenVaults::default(),
             show,
@@ -121,21 +157,29 @@ impl Service {
             making: Mutex::default(),
             options,
         });
-        service.first_start()?;
+        if declare::says_where(&declared) {
+            service.declare(&declared).map_err(Unopened::configuration)?;
+            service.first_start()?;
+        } else {
+            service.first_start()?;
+            service.declare(&declared).map_err(Unopened::configuration)?;
+        }
         service.recover()?;
         service.show_all();
         Ok(service)
     }
 
-    /// Starts working on the queue.
+    /// Starts working on the queue, and doing what is due.
     pub fn start(&self) {
         if let Some(me) = self.me.upgrade() {
             self.jobs.start(&me);
+            self.start_ticking();
         }
     }
 
     /// Stops: running work is asked to stop and waited for until the deadline. The mount goes on.
     pub fn stop(&self, deadline: Duration) {
+        self.ticker.stop();
         if !self.jobs.stop(deadline) {
             tracing::warn!("not all jobs stopped in time; the next start ends them");
         }
@@ -198,6 +242,7 @@ impl Service {
     pub fn reload(&self, options: Map) -> Result<()> {
         Args::new(options).finish()?;
         let config = Config::load(&self.options.config)?;
+        self.declare(&declared::load(&self.options.config)?)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         if let Some(me) = self.me.upgrade() {
             self.jobs.set_limits(config.lanes, &me);
@@ -210,8 +255,12 @@ impl Service {
     }
 
     fn emit(&self, event: Event) {
+        let matters = !matches!(event, Event::JobNew { .. } | Event::JobChanged { .. });
         // Nobody listening is no error.
         let _ = self.events.send(event);
+        if matters {
+            self.ticker.wake();
+        }
     }
 
     /// Directories that are Strongroom's own: never backed up, never restored into.

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Clock;
+
 /// Where a service keeps what, and what it shows where.
 #[derive(Debug, Clone)]
 pub struct ServiceOptions {
@@ -19,6 +21,8 @@ pub struct ServiceOptions {
     pub first_vault: PathBuf,
     /// How the browse process is started; `None` mounts nothing.
     pub browse: Option<BrowseProcess>,
+    /// What time it is.
+    pub clock: Clock,
 }
 
 /// How the browse process is started.

@@ -3,8 +3,6 @@
 //! A backup whose manifest is in its vault is completed, whatever the catalog says; what can be
 //! done again without harm is queued again; everything else that had begun has failed and says so.
 
-use jiff::Timestamp;
-
 use super::submit::Draft;
 use super::work::temporary;
 use super::{Event, Service, backups};
@@ -78,7 +76,7 @@ impl Service {
             match fate(job) {
                 Fate::Again => self.queue_again(job)?,
                 Fate::Failed(why) => self.catalog.write(|w| {
-                    let now = Timestamp::now();
+                    let now = self.now();
                     w.update::<Job>(job.id, |row| {
                         row.state = State::Failed;
                         row.completed_at = Some(now);
@@ -170,8 +168,7 @@ impl Service {
     /// Asks a vault that was just opened for the backups of which it is not known whether they
     /// were published. Says whether there were any that were.
     pub(super) fn ask_for_unsure(&self, vault: u64, open: &Vault) -> Result<bool> {
-        let mut unsure = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, vault))?;
-        unsure.retain(|b| b.unsure && b.status.ended());
+        let unsure = self.catalog.read(|r| r.rows_at::<Backup>(backup::UNSURE, vault))?;
         let mut any = false;
         for row in unsure {
             match self.find_manifest_in(open, &row)? {

@@ -26,7 +26,7 @@ impl Draft {
     }
 
     /// The row of the job.
-    pub fn row(&self, id: u64) -> Job {
+    pub fn row(&self, id: u64, now: Timestamp) -> Job {
         Job {
             id,
             task: self.task.clone(),
@@ -35,7 +35,7 @@ impl Draft {
             backup: self.backup,
             vault: self.vault,
             part_of: None,
-            created_at: Timestamp::now(),
+            created_at: now,
             started_at: None,
             completed_at: None,
             done: job::Done::default(),
@@ -46,8 +46,8 @@ impl Draft {
     }
 
     /// The row of a job that only waits for others, which is never queued.
-    pub fn waiting(&self, id: u64) -> Job {
-        let row = self.row(id);
+    pub fn waiting(&self, id: u64, now: Timestamp) -> Job {
+        let row = self.row(id, now);
         Job { state: State::Running, started_at: Some(row.created_at), ..row }
     }
 }
@@ -63,7 +63,7 @@ impl Service {
         self.submit_all(|w, batch| {
             let id = w.next_id::<Job>()?;
             let (draft, value) = plan(w, id)?;
-            w.put(&draft.row(id))?;
+            w.put(&draft.row(id, self.now()))?;
             batch.push((id, draft.ticket));
             Ok((id, value))
         })

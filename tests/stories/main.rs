@@ -7,12 +7,16 @@ mod common;
 
 mod architecture;
 mod bad_input;
+mod checkpoints;
 mod command;
 mod crash;
+mod declared;
 mod deduplication;
+mod hostile;
 mod jobs;
 mod main_job;
 mod metadata;
 mod resource_root;
 mod restart;
+mod scale;
 mod trouble;

@@ -1,5 +1,6 @@
 //! The use cases over a real catalog, a real vault and real files, without bus and mount.
 
+mod configuration;
 mod recovery;
 mod vaults;
 
@@ -39,6 +40,7 @@ impl House {
             browse_path: self.path("browse"),
             first_vault: self.path("state/vault"),
             browse: None,
+            clock: Clock::System,
         }
     }
 

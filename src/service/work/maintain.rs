@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde_json::{Map as Json, json};
 
 use super::Report;
@@ -67,6 +66,7 @@ impl Service {
             }
             export = Some(open);
         }
+        let now = self.now();
         let mut report = Report { result, export, ..Report::default() }.then(move |w| {
             w.remove::<Backup>(id)?;
             if let Some(checkpoint) = row.checkpoint {
@@ -80,7 +80,7 @@ impl Service {
             }
             if let Some(vault) = space {
                 w.update::<VaultRow>(vault, |v| {
-                    v.last_pruned = Some(Timestamp::now());
+                    v.last_pruned = Some(now);
                     Ok(())
                 })?;
             }
@@ -95,12 +95,9 @@ impl Service {
         let report = vault::prune(&open.vault, dry_run, progress)?;
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
+        let now = self.now();
         let report = Report { result, ..Report::default() };
-        Ok(if dry_run {
-            report
-        } else {
-            report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(Timestamp::now())))
-        })
+        Ok(if dry_run { report } else { report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(now))) })
     }
 
     pub(super) fn run_verify(&self, job: &Job, read_data: bool, progress: &Arc<Progress>) -> Result<Report> {
@@ -144,6 +141,7 @@ impl Service {
             result["problem_list"] = problems.into();
         }
         let mut report = Report::of(result);
+        let now = self.now();
         if count > 0 {
             let first = report.result.get("problem_list").and_then(|l| l.get(0)).and_then(|p| p.get("message"));
             let first = first.and_then(|m| m.as_str()).unwrap_or_default();
@@ -151,7 +149,7 @@ impl Service {
                 format!("{count} problems in vault {:?}, {} backups are damaged: {first}", row.name, damaged.len());
             report.error = Some(Error::new(ErrorKind::Damaged, message));
         } else if whole {
-            report = report.then(move |w| note(w, row.id, |v| v.last_verified = Some(Timestamp::now())));
+            report = report.then(move |w| note(w, row.id, |v| v.last_verified = Some(now)));
         }
         Ok(report)
     }

@@ -13,7 +13,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use jiff::Timestamp;
 use serde_json::{Map as Json, Value as JsonValue, json};
 
 use super::jobs::error_name;
@@ -97,7 +96,7 @@ impl Work for Service {
         let backup = self.catalog.write(|w| {
             let row = w.update::<Job>(id, |row| {
                 row.state = State::Running;
-                row.started_at = Some(Timestamp::now());
+                row.started_at = Some(self.now());
                 Ok(())
             })?;
             if let (Task::Backup { .. }, Some(backup)) = (&row.task, row.backup) {
@@ -246,7 +245,7 @@ impl Service {
             Some(e) if e.kind == ErrorKind::Cancelled => State::Cancelled,
             Some(_) => State::Failed,
         };
-        let now = Timestamp::now();
+        let now = self.now();
         row.state = state;
         row.completed_at = Some(now);
         row.result = result;

@@ -74,7 +74,8 @@ impl Daemon {
         });
     }
 
-    fn pid(&self) -> Pid {
+    /// The daemon's process.
+    pub fn pid(&self) -> Pid {
         let child = self.child.as_ref().expect("the daemon runs");
         Pid::from_raw(i32::try_from(child.id()).unwrap())
     }
@@ -240,8 +241,10 @@ impl Daemon {
             .map(|kind| {
                 let mut list = self.ok(&format!("List{kind} a{{sv}} 1 page_size u 1000"));
                 for row in list[1].as_array_mut().unwrap() {
-                    // The disk is everybody's.
-                    row.as_object_mut().unwrap().remove("free");
+                    // The disk is everybody's, and a job's speed is time's.
+                    for key in ["free", "rate"] {
+                        row.as_object_mut().unwrap().remove(key);
+                    }
                 }
                 list
             })
