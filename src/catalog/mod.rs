@@ -6,6 +6,7 @@
 //! caches) is never here.
 
 pub mod backup;
+pub mod checkpoint;
 pub mod destination;
 pub mod job;
 pub mod meta;
@@ -31,6 +32,7 @@ use crate::host::notify;
 use crate::model::{Error, IoContext, Result};
 
 pub use backup::Backup;
+pub use checkpoint::Checkpoint;
 pub use destination::Destination;
 pub use job::{Job, Task};
 pub use origin::Origin;
