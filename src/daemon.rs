@@ -12,7 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 use crate::bus::{self, BusAddress};
 use crate::host::{limits, log, notify};
 use crate::model::{Error, IoContext, Result};
-use crate::service::{BrowseProcess, Clock, Config, Service, ServiceOptions};
+use crate::service::{BrowseProcess, Clock, Config, Service, ServiceOptions, Unopened};
 
 const CONFIG: &str = "/etc/strongroom/strongroom.toml";
 const STATE: &str = "/var/lib/strongroom";
@@ -88,7 +88,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
     }
     match run(service_options, address) {
         Ok(()) => 0,
-        Err(e) => fail(&e, 1),
+        Err(e) => fail(&e.error, if e.configuration { BAD_CONFIGURATION } else { 1 }),
     }
 }
 
@@ -152,9 +152,9 @@ fn executable() -> Result<(PathBuf, Vec<OsString>)> {
     Ok((program, hidden.into_iter().chain([OsString::from("browse")]).collect()))
 }
 
-fn run(options: ServiceOptions, address: BusAddress) -> Result<()> {
+fn run(options: ServiceOptions, address: BusAddress) -> Result<(), Unopened> {
     let lingers = options.browse.as_ref().is_none_or(|b| b.linger != Some(Duration::ZERO));
-    let service = Service::open(options)?;
+    let service = Service::open_declared(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -167,7 +167,7 @@ fn run(options: ServiceOptions, address: BusAddress) -> Result<()> {
         service.stop_browse();
     }
     runtime.shutdown_timeout(Duration::from_secs(1));
-    result
+    Ok(result?)
 }
 
 async fn serve(service: &Arc<Service>, address: BusAddress) -> Result<()> {

@@ -38,10 +38,27 @@ pub fn kind(name: &str) -> ErrorKind {
     NAMES.iter().find(|(_, n)| *n == name).map_or(ErrorKind::Failed, |(kind, _)| *kind)
 }
 
+/// The longest message; what callers sent is quoted in it, and may be megabytes.
+const LONGEST: usize = 4096;
+
+/// A message as one plain line. A NUL cannot cross the bus, and an error that cannot be sent would
+/// leave the caller waiting; other control characters would play with the reader's terminal.
+fn sentence(message: &str) -> String {
+    let plain = |text: &str| text.replace(char::is_control, "\u{fffd}");
+    if message.len() <= LONGEST {
+        return plain(message);
+    }
+    // The end says what would be right.
+    let half = LONGEST / 2;
+    let at = |least: usize| message.char_indices().map(|(at, _)| at).find(|at| *at >= least).unwrap_or(message.len());
+    let start = message.get(..at(half)).unwrap_or_default();
+    let end = message.get(at(message.len() - half)..).unwrap_or_default();
+    format!("{} ... {}", plain(start), plain(end))
+}
+
 impl zbus::DBusError for Error {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
-        // A NUL cannot cross the bus, and an error that cannot be sent would leave the caller waiting.
-        Message::error(call, self.name()).build(&self.0.message.replace('\0', "\u{fffd}"))
+        Message::error(call, self.name()).build(&sentence(&self.0.message))
     }
 
     fn name(&self) -> ErrorName<'_> {
@@ -100,6 +117,14 @@ mod tests {
             assert!(ErrorName::try_from(n).is_ok(), "{n}");
         }
         assert_eq!(kind("org.example.Error.Other"), ErrorKind::Failed);
+    }
+
+    #[test]
+    fn a_message_is_one_short_plain_line() {
+        assert_eq!(sentence("a\nb\u{1b}[31m"), "a\u{fffd}b\u{fffd}[31m");
+        let long = format!("begins {} ends", "\u{65e5}".repeat(100_000));
+        let short = sentence(&long);
+        assert!(short.len() < LONGEST + 10 && short.starts_with("begins ") && short.ends_with(" ends"));
     }
 
     #[test]

@@ -268,7 +268,8 @@ impl Manager {
 
     /// Lists backups. Keys: those of every list, and `resource` or `server_id` (s), `project` (s),
     /// `backup_type` (s), `type` (s), `status` (s; in_progress stands for pending and running), `vault` (s),
-    /// `machine` (s), `schedule` (s).
+    /// `machine` (s), `schedule` (s). Sorted by id or created_at, a page costs the same however many backups there are;
+    /// sorted by anything else, all that the filter leaves are read.
     #[zbus(out_args("count", "results"))]
     async fn list_backups(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
         self.0.list(&header, Right::Read, move |s| s.list_backups(options.read()?)).await
@@ -408,6 +409,110 @@ impl Manager {
         self.0.objects(&header, Right::Read, move |s| s.plan_retention(&schedule)).await
     }
 
+    /// Copies a backup to another vault. Not built yet: it says so.
+    #[zbus(out_args("job"))]
+    async fn copy_backup(
+        &self,
+        id: u64,
+        vault: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Backup, move |s| s.copy_backup(id, &vault, options.read()?)).await
+    }
+
+    /// Lists the versions of a file in a resource's backups. Keys: those of every list. Not built yet: it
+    /// says so.
+    #[zbus(out_args("count", "results"))]
+    async fn list_versions(
+        &self,
+        resource: String,
+        path: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_versions(&resource, &path, options.read()?)).await
+    }
+
+    /// Lists files in a resource's backups by a pattern. Keys: those of every list. Not built yet: it says so.
+    #[zbus(out_args("count", "results"))]
+    async fn find_files(
+        &self,
+        resource: String,
+        glob: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.find_files(&resource, &glob, options.read()?)).await
+    }
+
+    /// Lists what differs between two backups. Keys: those of every list. Not built yet: it says so.
+    #[zbus(out_args("count", "results"))]
+    async fn diff_backups(
+        &self,
+        first: u64,
+        second: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.diff_backups(first, second, options.read()?)).await
+    }
+
+    /// Reads a catalog back from a destination. Keys: `recovery_key` (s) or `key_file` (s). Not built yet: it
+    /// says so.
+    #[zbus(out_args("job"))]
+    async fn rebuild_catalog(
+        &self,
+        destination: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Configure, move |s| s.rebuild_catalog(&destination, options.read()?)).await
+    }
+
+    /// Takes a snapshot of a resource on its own storage, and answers with it. The name has letters, digits,
+    /// dashes and underscores. Keys: `description` (s), `unit_action` (s: none, freeze, stop). No engine is
+    /// built yet: it says so.
+    #[zbus(out_args("snapshot"))]
+    async fn create_snapshot(
+        &self,
+        resource: String,
+        name: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict> {
+        self.0.object(&header, Right::Backup, move |s| s.create_snapshot(&resource, &name, options.read()?)).await
+    }
+
+    /// One snapshot.
+    #[zbus(out_args("snapshot"))]
+    async fn get_snapshot(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_snapshot(id)).await
+    }
+
+    /// Lists snapshots. Keys: those of every list, and `resource` or `server_id` (s).
+    #[zbus(out_args("count", "results"))]
+    async fn list_snapshots(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_snapshots(options.read()?)).await
+    }
+
+    /// Deletes a snapshot for good.
+    #[zbus(out_args("job"))]
+    async fn delete_snapshot(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Delete, move |s| s.delete_snapshot(id, options.read()?)).await
+    }
+
+    /// Puts a server back to one of its snapshots. Key: `confirm` (b), which must be true.
+    #[zbus(out_args("result"))]
+    async fn restore_snapshot(&self, id: u64, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object_with_job(&header, Right::Restore, move |s| s.restore_snapshot(id, options.read()?)).await
+    }
+
     /// One job, ended or not.
     #[zbus(out_args("job"))]
     async fn get_job(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
@@ -428,7 +533,8 @@ impl Manager {
         self.0.call(&header, right, move |s| s.cancel_job(id, options.read()?)).await
     }
 
-    /// Reads the configuration files again. A mistake in them changes nothing, and is the answer.
+    /// Reads the configuration files again, and makes the objects that they declare as they say. A mistake
+    /// in them changes nothing, and is the answer, with file, line and key.
     async fn reload(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
         self.0.call(&header, Right::Configure, move |s| s.reload(options.read()?)).await
     }

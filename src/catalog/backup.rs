@@ -33,6 +33,33 @@ pub fn moment(time: Timestamp) -> u64 {
     u64::try_from((time.as_nanosecond() + 999) / 1000).unwrap_or(0)
 }
 
+/// The index of backups by project.
+pub const BY_PROJECT: u8 = 20;
+/// The index of backups by when they were made, in microseconds.
+pub const BY_TIME: u8 = 21;
+/// The index of backups by what they are; the keys are those of [`type_key`].
+pub const BY_TYPE: u8 = 22;
+/// The index of backups by who wanted them; the keys are those of [`origin_key`].
+pub const BY_ORIGIN: u8 = 23;
+/// The index of completed backups by resource.
+pub const GOOD_BY_RESOURCE: u8 = 24;
+/// The index of completed backups by vault.
+pub const GOOD_BY_VAULT: u8 = 25;
+/// The index of backups that count against a limit, by resource.
+pub const MANUAL: u8 = 26;
+/// The index by vault of ended backups of which it is not known whether they were published.
+pub const UNSURE: u8 = 27;
+
+/// The key of a type.
+pub fn type_key(text: &str) -> u64 {
+    u64::from(text != "full")
+}
+
+/// The key of a backup type.
+pub fn origin_key(text: &str) -> u64 {
+    u64::from(text != "manual")
+}
+
 /// A backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
@@ -116,6 +143,7 @@ impl Row for Backup {
     const TABLE: &'static str = "backups";
     const KIND: u8 = 5;
     const NOUN: &'static str = "backup";
+    const COUNTED: &'static [u8] = &[BY_RESOURCE, GOOD_BY_RESOURCE, GOOD_BY_VAULT, MANUAL];
 
     fn id(&self) -> u64 {
         self.id
@@ -123,13 +151,29 @@ impl Row for Backup {
 
     fn keys(&self) -> Vec<(u8, u64)> {
         let mut keys = vec![(BY_RESOURCE, self.resource), (BY_STATUS, self.status.key()), (BY_VAULT, self.vault)];
+        keys.push((BY_PROJECT, self.project));
+        keys.push((BY_TIME, u64::try_from(self.created_at.as_microsecond()).unwrap_or(0)));
+        keys.push((BY_TYPE, type_key(&self.r#type)));
+        keys.push((BY_ORIGIN, origin_key(&self.backup_type)));
         if self.backup_type == "automatic" {
             keys.push((BY_SCHEDULE, group(self.schedule.unwrap_or(0), self.resource)));
         }
+        if let Some(time) = self.expires_at.filter(|_| !self.deleting) {
+            keys.push((EXPIRING, moment(time)));
+        }
         if self.deleting {
             keys.push((DELETING, 1));
-        } else {
-            keys.extend(self.expires_at.map(|time| (EXPIRING, moment(time))));
+        } else if self.status == State::Completed {
+            keys.push((GOOD_BY_RESOURCE, self.resource));
+            keys.push((GOOD_BY_VAULT, self.vault));
+        }
+        // One that failed takes nobody's place.
+        let counts = matches!(self.status, State::Pending | State::Running | State::Completed);
+        if counts && !self.deleting && self.backup_type == "manual" {
+            keys.push((MANUAL, self.resource));
+        }
+        if self.unsure && self.status.ended() {
+            keys.push((UNSURE, self.vault));
         }
         keys
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Row;
+use super::{Origin, Row};
 
 /// A destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +21,9 @@ pub struct Destination {
     pub max_backups: Option<u64>,
     /// When it was added.
     pub created_at: Timestamp,
+    /// Where it was declared.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 /// What a destination is.

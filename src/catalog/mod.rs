@@ -9,6 +9,7 @@ pub mod backup;
 pub mod destination;
 pub mod job;
 pub mod meta;
+pub mod origin;
 pub mod paths;
 pub mod project;
 pub mod resource;
@@ -30,11 +31,12 @@ use crate::model::{Error, IoContext, Result};
 pub use backup::Backup;
 pub use destination::Destination;
 pub use job::{Job, Task};
+pub use origin::Origin;
 pub use project::Project;
 pub use resource::Resource;
 pub use schedule::{Keep, Schedule};
 pub use state::State;
-pub use table::{Reader, Row, Tables, Writer};
+pub use table::{Reader, Row, Tables, Writer, rows_read};
 pub use vault::VaultRow;
 
 /// The catalog's file in the state directory.
@@ -123,6 +125,7 @@ impl Catalog {
         let catalog = Self { db, _lock: lock };
         catalog.write(|w| {
             w.make_tables()?;
+            index_again(w)?;
             project::ensure_default(w)
         })?;
         Ok(catalog)
@@ -155,6 +158,25 @@ impl Catalog {
             }
         }
     }
+}
+
+/// What the rows are indexed by. Raise it with every change of a [`Row::keys`]: the catalog of an
+/// earlier version is indexed again when it is opened.
+const INDEXES: &[u8] = b"2";
+
+fn index_again(w: &Writer) -> Result<()> {
+    const KEY: &str = "indexes";
+    if w.meta(KEY)?.is_some_and(|there| there == INDEXES) {
+        return Ok(());
+    }
+    w.clear_indexes()?;
+    w.index_again::<Project>()?;
+    w.index_again::<Resource>()?;
+    w.index_again::<Destination>()?;
+    w.index_again::<VaultRow>()?;
+    w.index_again::<Backup>()?;
+    w.index_again::<Job>()?;
+    w.set_meta(KEY, INDEXES)
 }
 
 fn unusable(path: &Path, error: &redb::Error) -> Error {

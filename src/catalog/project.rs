@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Row, Tables, Writer};
+use super::{Origin, Row, Tables, Writer};
 use crate::model::Result;
 
 /// The project that always exists.
@@ -21,6 +21,9 @@ pub struct Project {
     pub description: String,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Where it was declared.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 impl Row for Project {
@@ -41,7 +44,13 @@ impl Row for Project {
 pub(super) fn ensure_default(w: &Writer) -> Result<()> {
     if w.named::<Project>(0, DEFAULT)?.is_none() {
         let id = w.next_id::<Project>()?;
-        w.put(&Project { id, name: DEFAULT.into(), description: String::new(), created_at: Timestamp::now() })?;
+        w.put(&Project {
+            id,
+            name: DEFAULT.into(),
+            description: String::new(),
+            created_at: Timestamp::now(),
+            origin: Origin::default(),
+        })?;
     }
     Ok(())
 }

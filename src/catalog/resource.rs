@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Row;
+use super::{Origin, Row};
 
 /// The index of resources by project.
 pub const BY_PROJECT: u8 = 1;
@@ -52,6 +52,15 @@ pub struct Resource {
     pub last_size: Option<u64>,
     /// How many entries that was.
     pub last_entries: Option<u64>,
+    /// Commands to run before a backup, as argument lists; from files only.
+    #[serde(default)]
+    pub before: Vec<Vec<String>>,
+    /// Commands to run after a backup, as argument lists; from files only.
+    #[serde(default)]
+    pub after: Vec<Vec<String>>,
+    /// Where it was declared.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 impl Row for Resource {

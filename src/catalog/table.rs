@@ -1,5 +1,7 @@
 //! Rows, and the transactions that read and write them.
 
+use std::cell::Cell;
+
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +16,8 @@ const NAMES: TableDefinition<(u8, u64, &str), u64> = TableDefinition::new("names
 const INDEX: TableDefinition<(u8, u64, u64), ()> = TableDefinition::new("index");
 /// Counters by name.
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
+/// (index, key) → how many rows have it, for the indexes that are counted.
+const COUNTS: TableDefinition<(u8, u64), u64> = TableDefinition::new("counts");
 /// Single values by name.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
@@ -31,6 +35,9 @@ pub trait Row: Serialize + DeserializeOwned {
     /// The version written today.
     const VERSION: u8 = 1;
 
+    /// The indexes whose rows are counted by key, so that counting reads none of them.
+    const COUNTED: &'static [u8] = &[];
+
     /// The row's id.
     fn id(&self) -> u64;
 
@@ -45,6 +52,15 @@ pub trait Row: Serialize + DeserializeOwned {
     }
 }
 
+thread_local! {
+    static ROWS_READ: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many rows this thread has read so far: what a list costs, for tests and benches.
+pub fn rows_read() -> u64 {
+    ROWS_READ.get()
+}
+
 fn definition<R: Row>() -> Rows {
     TableDefinition::new(R::TABLE)
 }
@@ -57,6 +73,7 @@ fn encode<R: Row>(row: &R) -> Result<Vec<u8>> {
 }
 
 pub(super) fn decode<R: Row>(id: u64, bytes: &[u8]) -> Result<R> {
+    ROWS_READ.set(ROWS_READ.get() + 1);
     match bytes.split_first() {
         Some((&version, json)) if version == R::VERSION => serde_json::from_slice(json)
             .map_err(|e| Error::damaged(format!("{} {id} in the catalog cannot be read: {e}", R::NOUN))),
@@ -90,6 +107,11 @@ pub trait Tables {
 
     /// The lowest key in an index.
     fn lowest(&self, index: u8) -> Result<Option<u64>>;
+    /// How many rows have a key in a counted index.
+    fn counted(&self, index: u8, key: u64) -> Result<u64>;
+
+    /// (key, id) of all rows in an index, by key, then id.
+    fn in_order(&self, index: u8) -> Result<Vec<(u64, u64)>>;
 
     /// The id behind a name.
     fn named<R: Row>(&self, scope: u64, name: &str) -> Result<Option<u64>>;
@@ -156,6 +178,20 @@ macro_rules! tables {
                 range.next().map(|row| row.map(|(entry, _)| entry.value().1).map_err(failed)).transpose()
             }
 
+            fn counted(&self, index: u8, key: u64) -> Result<u64> {
+                let table = self.0.open_table(COUNTS).map_err(failed)?;
+                Ok(table.get((index, key)).map_err(failed)?.map_or(0, |n| n.value()))
+            }
+
+            fn in_order(&self, index: u8) -> Result<Vec<(u64, u64)>> {
+                let table = self.0.open_table(INDEX).map_err(failed)?;
+                table
+                    .range((index, 0, 0)..=(index, u64::MAX, u64::MAX))
+                    .map_err(failed)?
+                    .map(|row| row.map(|(entry, _)| (entry.value().1, entry.value().2)).map_err(failed))
+                    .collect()
+            }
+
             fn named<R: Row>(&self, scope: u64, name: &str) -> Result<Option<u64>> {
                 let table = self.0.open_table(NAMES).map_err(failed)?;
                 Ok(table.get((R::KIND, scope, name)).map_err(failed)?.map(|id| id.value()))
@@ -204,6 +240,7 @@ impl Writer {
         }
         self.0.open_table(NAMES).map_err(failed)?;
         self.0.open_table(INDEX).map_err(failed)?;
+        self.0.open_table(COUNTS).map_err(failed)?;
         self.0.open_table(COUNTERS).map_err(failed)?;
         self.0.open_table(META).map_err(failed)?;
         Ok(())
@@ -235,13 +272,7 @@ impl Writer {
         if let Some((scope, name)) = row.name() {
             self.0.open_table(NAMES).map_err(failed)?.insert((R::KIND, scope, name), id).map_err(failed)?;
         }
-        let keys = row.keys();
-        if !keys.is_empty() {
-            let mut table = self.0.open_table(INDEX).map_err(failed)?;
-            for (index, key) in keys {
-                table.insert((index, key, id), ()).map_err(failed)?;
-            }
-        }
+        self.link(row)?;
         let bytes = encode(row)?;
         self.0.open_table(definition::<R>()).map_err(failed)?.insert(id, bytes.as_slice()).map_err(failed)?;
         Ok(())
@@ -270,15 +301,54 @@ impl Writer {
         Ok(())
     }
 
+    fn link<R: Row>(&self, row: &R) -> Result<()> {
+        let mut table = self.0.open_table(INDEX).map_err(failed)?;
+        for (index, key) in row.keys() {
+            if table.insert((index, key, row.id()), ()).map_err(failed)?.is_none() {
+                self.count_up::<R>(index, key, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count_up<R: Row>(&self, index: u8, key: u64, up: bool) -> Result<()> {
+        if !R::COUNTED.contains(&index) {
+            return Ok(());
+        }
+        let mut table = self.0.open_table(COUNTS).map_err(failed)?;
+        let now = table.get((index, key)).map_err(failed)?.map_or(0, |n| n.value());
+        match if up { now.saturating_add(1) } else { now.saturating_sub(1) } {
+            0 => drop(table.remove((index, key)).map_err(failed)?),
+            n => drop(table.insert((index, key), n).map_err(failed)?),
+        }
+        Ok(())
+    }
+
+    /// Empties all indexes, for [`Writer::index_again`].
+    pub(super) fn clear_indexes(&self) -> Result<()> {
+        self.0.delete_table(INDEX).map_err(failed)?;
+        self.0.delete_table(COUNTS).map_err(failed)?;
+        self.make_tables()
+    }
+
+    /// Writes the index entries of all rows of a kind.
+    pub(super) fn index_again<R: Row>(&self) -> Result<()> {
+        for id in self.ids::<R>()? {
+            if let Some(row) = self.get::<R>(id)? {
+                self.link(&row)?;
+            }
+        }
+        Ok(())
+    }
+
     fn unlink<R: Row>(&self, row: &R) -> Result<()> {
         if let Some((scope, name)) = row.name() {
             self.0.open_table(NAMES).map_err(failed)?.remove((R::KIND, scope, name)).map_err(failed)?;
         }
-        let keys = row.keys();
-        if !keys.is_empty() {
-            let mut table = self.0.open_table(INDEX).map_err(failed)?;
-            for (index, key) in keys {
-                table.remove((index, key, row.id())).map_err(failed)?;
+        let mut table = self.0.open_table(INDEX).map_err(failed)?;
+        for (index, key) in row.keys() {
+            if table.remove((index, key, row.id())).map_err(failed)?.is_some() {
+                self.count_up::<R>(index, key, false)?;
             }
         }
         Ok(())

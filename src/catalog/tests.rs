@@ -6,7 +6,13 @@ use super::*;
 use crate::model::ErrorKind;
 
 fn project(id: u64, name: &str) -> Project {
-    Project { id, name: name.into(), description: String::new(), created_at: Timestamp::UNIX_EPOCH }
+    Project {
+        id,
+        name: name.into(),
+        description: String::new(),
+        created_at: Timestamp::UNIX_EPOCH,
+        origin: Origin::default(),
+    }
 }
 
 fn add(catalog: &Catalog, name: &str) -> Result<u64> {

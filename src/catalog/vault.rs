@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Row;
+use super::{Origin, Row};
 use crate::model::Id;
 
 /// A vault.
@@ -60,6 +60,9 @@ pub struct VaultRow {
     /// Set before the first of its objects is deleted with it: it can only be removed for good.
     #[serde(default)]
     pub emptied: bool,
+    /// Where it was declared.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 impl Row for VaultRow {

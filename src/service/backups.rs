@@ -7,13 +7,13 @@ use uuid::Uuid;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, Service, resources, retention, select, vaults};
+use super::{Event, Service, later, resources, retention, select, vaults};
 use crate::archive;
 use crate::catalog::{
     Backup, Destination, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup as index,
 };
 use crate::jobs::{Key, Lane, Ticket};
-use crate::model::{Args, Error, Map, Result, Value};
+use crate::model::{Args, Error, Map, Result};
 
 /// The fields of a backup, for sorting.
 const FIELDS: &[&str] = &[
@@ -164,7 +164,7 @@ impl Service {
         refuse_kind(&wish.kind, &resource)?;
         if wish.backup_type == "manual" {
             let limit = self.config().manual_backups;
-            let count = resources::manual_count(&w.rows_at::<Backup>(index::BY_RESOURCE, resource.id)?);
+            let count = w.counted(index::MANUAL, resource.id)?;
             if count >= limit {
                 return Err(Error::limit_reached(format!(
                     "resource {:?} has {count} manual backups and may have {limit}; delete one first",
@@ -173,8 +173,10 @@ impl Service {
             }
         }
         let id = w.next_id::<Backup>()?;
-        let units = (!resource.units.is_empty() && resource.unit_action != "none")
-            .then_some("units are not stopped or frozen by this version; files may change while they are read");
+        let message = (!resource.units.is_empty() && resource.unit_action != "none")
+            .then_some("units are not stopped or frozen by this version; files may change while they are read")
+            .or((resource.before.len() + resource.after.len() > 0)
+                .then_some("commands before and after a backup are not run by this version"));
         let row = Backup {
             id,
             uuid: Uuid::new_v4(),
@@ -207,7 +209,7 @@ impl Service {
             errors: None,
             error_list: None,
             error: None,
-            message: units.map(str::to_owned),
+            message: message.map(str::to_owned),
             unsure: false,
             schedule: wish.schedule,
             since_full: wish.since_full,
@@ -231,21 +233,7 @@ impl Service {
     pub fn list_backups(&self, options: Map) -> Result<(u64, Vec<Map>)> {
         let mut args = Args::new(options);
         let page = Page::take(&mut args, FIELDS)?;
-        let resource = args.string("resource")?;
-        let server = match args.value("server_id") {
-            None => None,
-            Some(Value::Str(s)) => Some(s),
-            Some(Value::Uint(n)) => Some(n.to_string()),
-            Some(Value::Uint32(n)) => Some(n.to_string()),
-            Some(Value::Int(n)) if n >= 0 => Some(n.to_string()),
-            Some(Value::Int32(n)) if n >= 0 => Some(n.to_string()),
-            Some(other) => {
-                return Err(Error::invalid(format!("server_id is {}; it must be a string (s) or an id", other.kind())));
-            }
-        };
-        if resource.is_some() && server.is_some() {
-            return Err(Error::invalid("resource and server_id are both given; they mean the same, give one"));
-        }
+        let server = later::server(&mut args)?;
         let in_project = args.string("project")?;
         let backup_type = args.choice("backup_type", &["manual", "automatic"])?;
         let kind = args.choice("type", &["full", "database"])?;
@@ -266,7 +254,7 @@ impl Service {
 
         self.catalog.read(|r| {
             let mut sets: Vec<Vec<u64>> = Vec::new();
-            if let Some(selector) = resource.or(server) {
+            if let Some(selector) = server {
                 sets.push(union(r, index::BY_RESOURCE, &select::resources_ever(r, &selector)?)?);
             }
             if let Some(states) = statuses {
@@ -282,7 +270,15 @@ impl Service {
                 ids.sort_unstable();
                 sets.push(ids);
             }
-            let project = in_project.map(|p| select::project(r, &p).map(|p| p.id)).transpose()?;
+            if let Some(selector) = in_project {
+                sets.push(r.indexed(index::BY_PROJECT, select::project(r, &selector)?.id)?);
+            }
+            if let Some(text) = backup_type {
+                sets.push(r.indexed(index::BY_ORIGIN, index::origin_key(&text))?);
+            }
+            if let Some(text) = kind {
+                sets.push(r.indexed(index::BY_TYPE, index::type_key(&text))?);
+            }
             // Backups of checkpoints, tasks and other machines come with later versions.
             if nothing || machine.is_some_and(|m| m != self.machine.name) {
                 return Ok((0, Vec::new()));
@@ -294,26 +290,20 @@ impl Service {
                     smallest.iter().copied().filter(|id| others.iter().all(|s| s.contains(id))).collect()
                 }
             };
-            let plain = project.is_none() && backup_type.is_none() && kind.is_none();
-            if let (true, Some(down)) = (plain, page.by_id()) {
+            // By ids and by time, only the page's own rows are read; by anything else, all of the filter's.
+            if let Some(down) = page.by_id() {
                 if down {
                     ids.reverse();
                 }
-                let (count, ids) = page.slice(ids);
+            } else if let Some(order) = page.by_field("created_at") {
+                ids = by_time(r, &ids, order)?;
+            } else {
                 let maps = ids.into_iter().map(|id| self.backup_map(r, &r.need(id)?)).collect::<Result<_>>()?;
-                return Ok((count, maps));
+                return Ok(page.cut(maps));
             }
-            let mut maps = Vec::new();
-            for id in ids {
-                let row = r.need::<Backup>(id)?;
-                if project.is_none_or(|p| row.project == p)
-                    && backup_type.as_ref().is_none_or(|t| row.backup_type == *t)
-                    && kind.as_ref().is_none_or(|t| row.r#type == *t)
-                {
-                    maps.push(self.backup_map(r, &row)?);
-                }
-            }
-            Ok(page.cut(maps))
+            let (count, ids) = page.slice(ids);
+            let maps = ids.into_iter().map(|id| self.backup_map(r, &r.need(id)?)).collect::<Result<_>>()?;
+            Ok((count, maps))
         })
     }
 
@@ -479,6 +469,18 @@ fn union(t: &impl Tables, index: u8, keys: &[u64]) -> Result<Vec<u64>> {
     }
     ids.sort_unstable();
     Ok(ids)
+}
+
+/// The same backups by when they were made, without reading them.
+fn by_time(t: &impl Tables, ids: &[u64], (down, id_down): (bool, bool)) -> Result<Vec<u64>> {
+    let mut timed: Vec<(u64, u64)> = t.in_order(index::BY_TIME)?;
+    // Both are in order of something; ids ascend, so they can be looked up.
+    timed.retain(|(_, id)| ids.binary_search(id).is_ok());
+    timed.sort_unstable_by(|(a, x), (b, y)| {
+        let time = if down { b.cmp(a) } else { a.cmp(b) };
+        time.then_with(|| if id_down { y.cmp(x) } else { x.cmp(y) })
+    });
+    Ok(timed.into_iter().map(|(_, id)| id).collect())
 }
 
 fn refuse_deleting(row: &Backup) -> Result<()> {

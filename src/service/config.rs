@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use toml::Spanned;
 
 use crate::jobs::Limits;
@@ -18,6 +19,8 @@ const MOST_JOBS: u64 = 64;
 pub struct Config {
     /// Manual backups that a resource may have.
     pub manual_backups: u64,
+    /// Snapshots by hand that a resource may have.
+    pub manual_snapshots: u64,
     /// Jobs at once.
     pub lanes: Limits,
     /// The file that metrics are written to.
@@ -26,7 +29,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { manual_backups: 10, lanes: Limits::default(), metrics: None }
+        Self { manual_backups: 10, manual_snapshots: 5, lanes: Limits::default(), metrics: None }
     }
 }
 
@@ -36,12 +39,18 @@ struct File {
     limits: LimitsTable,
     jobs: JobsTable,
     metrics: MetricsTable,
+    // Objects, which `declared` reads.
+    project: IgnoredAny,
+    destination: IgnoredAny,
+    vault: IgnoredAny,
+    resource: IgnoredAny,
 }
 
 #[derive(Debug, Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct LimitsTable {
     manual_backups: Option<u64>,
+    manual_snapshots: Option<u64>,
 }
 
 #[derive(Debug, Deserialize, Default)]
@@ -117,11 +126,15 @@ impl Config {
         if let Some(limit) = file.limits.manual_backups {
             self.manual_backups = limit;
         }
+        if let Some(limit) = file.limits.manual_snapshots {
+            self.manual_snapshots = limit;
+        }
         Ok(())
     }
 }
 
-fn files(main: &Path) -> Result<Vec<PathBuf>> {
+/// The files there are, in the order in which they are read.
+pub(super) fn files(main: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     if main.exists() {
         files.push(main.to_path_buf());
@@ -160,7 +173,7 @@ mod tests {
     #[test]
     fn keys_are_taken() {
         let config = load("[limits]\nmanual_backups = 3\n[jobs]\nwork = 2\n").unwrap();
-        assert_eq!(config.manual_backups, 3);
+        assert_eq!((config.manual_backups, config.manual_snapshots), (3, 5));
         assert_eq!(config.lanes, Limits { work: 2, ..Limits::default() });
     }
 

@@ -2,41 +2,52 @@
 
 use std::path::{Path, PathBuf};
 
+use super::declare::refuse_declared;
 use super::fields::{self, Fields};
+use super::later::not_built;
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, locked, not_offered, select};
+use super::{Event, ObjectKind, Service, check, locked, select};
 use crate::catalog::destination::Place;
-use crate::catalog::{Destination, Tables, Task, VaultRow, Writer};
+use crate::catalog::{Destination, Origin, Tables, Task, VaultRow, Writer};
 use crate::jobs::{Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, name};
 use crate::store::{LocalStore, ObjectStore};
 
-const FIELDS: &[&str] =
-    &["id", "name", "type", "directory", "max_backups", "state", "used", "free", "error", "created_at", "vault"];
+const FIELDS: &[&str] = &[
+    "id",
+    "name",
+    "type",
+    "directory",
+    "max_backups",
+    "state",
+    "used",
+    "free",
+    "error",
+    "created_at",
+    "vault",
+    "origin",
+];
 
 impl Service {
     /// Adds a place for a vault. A directory that does not exist is made, private.
     pub fn add_destination(&self, name: &str, kind: &str, options: Map) -> Result<u64> {
         name::check("destination", name)?;
-        match kind {
-            "local" => {}
-            "s3" => return Err(not_offered("the destination type s3")),
-            _ => return Err(Error::invalid(format!("type is {kind:?}; it must be local or s3"))),
-        }
-        let mut args = Args::new(options);
-        let directory = args.string("directory")?;
-        let max_backups = args.uint("max_backups", 1, u64::from(u32::MAX))?;
-        args.finish()?;
-        let directory = directory.ok_or_else(|| Error::invalid("directory is missing; give an absolute path"))?;
-        let directory = check::clean_path("directory", Path::new(&directory))?;
+        let (directory, max_backups) = take(kind, Args::new(options), false)?;
         // Directories, which may be slow, are not touched while others wait for the catalog.
         let _one = locked(&self.making);
         self.check_directory(&self.catalog.read(Tables::all::<Destination>)?, &directory)?;
         let add = |w: &Writer| {
             let id = w.next_id::<Destination>()?;
             let place = Place::Local { directory: directory.clone() };
-            w.put(&Destination { id, name: name.to_owned(), place, max_backups, created_at: self.now() })?;
+            w.put(&Destination {
+                id,
+                name: name.to_owned(),
+                place,
+                max_backups,
+                created_at: self.now(),
+                origin: Origin::default(),
+            })?;
             Ok(id)
         };
         self.catalog.check(add)?;
@@ -46,7 +57,7 @@ impl Service {
         Ok(id)
     }
 
-    fn check_directory(&self, others: &[Destination], directory: &Path) -> Result<()> {
+    pub(super) fn check_directory(&self, others: &[Destination], directory: &Path) -> Result<()> {
         let shown = directory.display();
         if directory == Path::new("/") {
             return Err(Error::invalid("directory is /; give a directory of its own"));
@@ -92,20 +103,14 @@ impl Service {
         let _one = locked(&self.making);
         let (was, others) = self.catalog.read(|r| {
             let row = select::destination(r, selector)?;
+            refuse_declared("destination", &row.name, &row.origin)?;
             let others: Vec<_> = r.all::<Destination>()?.into_iter().filter(|d| d.id != row.id).collect();
             Ok((row, others))
         })?;
         if let Some(directory) = &directory {
             self.check_directory(&others, directory)?;
             if let Some(vault) = self.catalog.read(|r| vault_on(r, was.id))? {
-                let there = crate::vault::read_config(&LocalStore::open(directory)?)?;
-                if there.uuid != vault.uuid {
-                    return Err(Error::invalid_state(format!(
-                        "{} does not hold the vault {:?}; copy it there first",
-                        directory.display(),
-                        vault.name
-                    )));
-                }
+                holds(directory, &vault)?;
             }
         }
         let id = self.catalog.write(|w| {
@@ -140,6 +145,7 @@ impl Service {
         Args::new(options).finish()?;
         let id = self.catalog.write(|w| {
             let row = select::destination(w, selector)?;
+            refuse_declared("destination", &row.name, &row.origin)?;
             if let Some(vault) = vault_on(w, row.id)? {
                 return Err(Error::invalid_state(format!(
                     "destination {:?} holds the vault {:?}; remove the vault first",
@@ -181,6 +187,7 @@ impl Service {
         let mut f = Fields::default();
         f.set("id", row.id).set("name", row.name.as_str()).set("type", row.type_name());
         f.set("directory", fields::lossy(row.directory())).opt("max_backups", row.max_backups);
+        f.origin(&row.origin);
         f.time("created_at", Some(row.created_at)).opt("vault", vault.map(|v| v.name.as_str()));
         match LocalStore::open(row.directory()).and_then(|store| store.space()) {
             Ok(space) => f.set("state", "available").opt("free", space.free),
@@ -201,6 +208,62 @@ impl Service {
             Ok(Draft::new(Task::Test { destination: row.id }, Ticket::free(Lane::Maintenance)))
         })
     }
+}
+
+/// The settings of a destination, from what a caller or a file says.
+pub(super) fn take(kind: &str, mut args: Args, file: bool) -> Result<(PathBuf, Option<u64>)> {
+    let directory = match kind {
+        "local" => args.string("directory")?,
+        "s3" => return Err(s3(args, file)),
+        _ => return Err(Error::invalid(format!("type is {kind:?}; it must be local or s3"))),
+    };
+    let max_backups = args.uint("max_backups", 1, u64::from(u32::MAX))?;
+    args.finish()?;
+    let directory = directory.ok_or_else(|| Error::invalid("directory is missing; give an absolute path"))?;
+    Ok((check::clean_path("directory", Path::new(&directory))?, max_backups))
+}
+
+/// What is wrong with the settings of an S3 destination: in the end, that there are none yet.
+fn s3(mut args: Args, file: bool) -> Error {
+    let mut checked = || -> Result<()> {
+        // Never shown, never logged, and gone from memory with this call.
+        let secret = args.string("secret_access_key")?.map(zeroize::Zeroizing::new);
+        if secret.is_some() && file {
+            return Err(Error::invalid("secret_access_key is not taken from a file; name one as credential instead"));
+        }
+        let credential = args.string("credential")?;
+        if secret.is_some() && credential.is_some() {
+            return Err(Error::invalid("credential and secret_access_key are both given; give credential alone"));
+        }
+        let bucket = args.string("bucket")?;
+        for key in ["region", "endpoint", "prefix", "access_key_id", "storage_class"] {
+            args.string(key)?;
+        }
+        args.bool("force_path_style")?;
+        args.uint("bandwidth_limit", 0, u64::MAX)?;
+        args.uint("max_backups", 1, u64::from(u32::MAX))?;
+        match bucket {
+            Some(bucket) if !bucket.is_empty() => Ok(()),
+            _ => Err(Error::invalid("bucket is missing, which the type s3 needs; name one")),
+        }
+    };
+    match checked().and_then(|()| args.finish()) {
+        Err(e) => e,
+        Ok(()) => not_built("the destination type s3", "use a local directory"),
+    }
+}
+
+/// Refuses a directory that does not hold the vault.
+pub(super) fn holds(directory: &Path, vault: &VaultRow) -> Result<()> {
+    let there = crate::vault::read_config(&LocalStore::open(directory)?)?;
+    if there.uuid == vault.uuid {
+        return Ok(());
+    }
+    Err(Error::invalid_state(format!(
+        "{} does not hold the vault {:?}; copy it there first",
+        directory.display(),
+        vault.name
+    )))
 }
 
 /// The vault that lies on a destination.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::Value as Json;
 
+use crate::catalog::Origin;
 use crate::model::{Map, Value};
 
 /// A map in the making. What is not known is left out.
@@ -35,6 +36,11 @@ impl Fields {
     /// Sets a time that is known.
     pub fn time(&mut self, key: &str, value: Option<Timestamp>) -> &mut Self {
         self.opt(key, value.map(time))
+    }
+
+    /// Sets where an object was declared, and whether it is declared there no more.
+    pub fn origin(&mut self, origin: &Origin) -> &mut Self {
+        self.opt("orphaned", origin.orphaned().then_some(true)).set("origin", origin.text())
     }
 
     /// The map.

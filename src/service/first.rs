@@ -2,7 +2,7 @@
 
 use super::Service;
 use crate::catalog::destination::Place;
-use crate::catalog::{Destination, Tables, VaultRow, meta};
+use crate::catalog::{Destination, Origin, Tables, VaultRow, meta};
 use crate::model::{Error, Result};
 use crate::store::LocalStore;
 
@@ -20,7 +20,14 @@ impl Service {
             if w.count::<Destination>()? == 0 {
                 let id = w.next_id::<Destination>()?;
                 let place = Place::Local { directory: directory.clone() };
-                let row = Destination { id, name: "local".into(), place, max_backups: None, created_at: self.now() };
+                let row = Destination {
+                    id,
+                    name: "local".into(),
+                    place,
+                    max_backups: None,
+                    created_at: self.now(),
+                    origin: Origin::default(),
+                };
                 w.put(&row)?;
             }
             Ok(true)

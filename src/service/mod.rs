@@ -14,13 +14,16 @@
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
-//! | `config`, `first` | the configuration files, and the first start |
+//! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
+//! | `later` | what is on the bus before it is built |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
 mod backups;
 mod check;
 mod clock;
 mod config;
+mod declare;
+mod declared;
 mod destinations;
 mod event;
 mod exports;
@@ -29,6 +32,7 @@ mod first;
 mod housekeeping;
 mod jobs;
 mod keys;
+mod later;
 mod metrics;
 mod open;
 mod options;
@@ -101,6 +105,27 @@ impl std::fmt::Debug for Service {
     }
 }
 
+/// Why a service could not be opened.
+#[derive(Debug)]
+pub struct Unopened {
+    /// What was wrong.
+    pub error: Error,
+    /// Whether a configuration file has to be changed.
+    pub configuration: bool,
+}
+
+impl Unopened {
+    fn configuration(error: Error) -> Self {
+        Self { error, configuration: true }
+    }
+}
+
+impl From<Error> for Unopened {
+    fn from(error: Error) -> Self {
+        Self { error, configuration: false }
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these guard is whole after every statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -114,7 +139,13 @@ fn not_offered(what: &str) -> Error {
 impl Service {
     /// Opens the state, makes what a first start needs, and finishes or fails what a crash left.
     pub fn open(options: ServiceOptions) -> Result<Arc<Self>> {
-        let config = Config::load(&options.config)?;
+        Self::open_declared(options).map_err(|unopened| unopened.error)
+    }
+
+    /// The same, telling mistakes in the configuration files from everything else.
+    pub fn open_declared(options: ServiceOptions) -> Result<Arc<Self>, Unopened> {
+        let config = Config::load(&options.config).map_err(Unopened::configuration)?;
+        let declared = declared::load(&options.config).map_err(Unopened::configuration)?;
         let catalog = Catalog::open(&options.state_dir)?;
         private_dir(&options.cache_dir)?;
         let machine = Machine { id: host::machine_id(&options.state_dir)?, name: host::name() };
@@ -136,7 +167,13 @@ impl Service {
             metrics_written: Mutex::default(),
             options,
         });
-        service.first_start()?;
+        if declare::says_where(&declared) {
+            service.declare(&declared).map_err(Unopened::configuration)?;
+            service.first_start()?;
+        } else {
+            service.first_start()?;
+            service.declare(&declared).map_err(Unopened::configuration)?;
+        }
         service.recover()?;
         service.show_all();
         Ok(service)
@@ -217,6 +254,7 @@ impl Service {
         Args::new(options).finish()?;
         let config = Config::load(&self.options.config)?;
         let lanes = config.lanes;
+        self.declare(&declared::load(&self.options.config)?)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         if let Some(me) = self.me.upgrade() {
             self.jobs.set_limits(lanes, &me);

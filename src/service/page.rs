@@ -52,6 +52,16 @@ impl Page {
         }
     }
 
+    /// Whether the order is that of `field` and then of ids, and if so which of the two go from
+    /// high to low. Equal ones come with the newest first where nothing else is said.
+    pub fn by_field(&self, field: &str) -> Option<(bool, bool)> {
+        match self.sort.as_slice() {
+            [(first, down)] if first == field => Some((*down, true)),
+            [(first, down), (second, id_down), ..] if first == field && second == "id" => Some((*down, *id_down)),
+            _ => None,
+        }
+    }
+
     /// The wanted page of what is in order already.
     pub fn slice<T>(&self, ordered: Vec<T>) -> (u64, Vec<T>) {
         let count = ordered.len() as u64;

@@ -1,23 +1,28 @@
 //! Projects.
 
+use super::declare::refuse_declared;
 use super::fields::Fields;
 use super::page::Page;
 use super::{Service, select};
-use crate::catalog::{Project, Tables, VaultRow, project, resource};
+use crate::catalog::{Origin, Project, Resource, Tables, VaultRow, project, resource};
 use crate::model::{Args, Error, Map, Result, name};
 
-const FIELDS: &[&str] = &["id", "name", "description", "created_at", "resources"];
+const FIELDS: &[&str] = &["id", "name", "description", "created_at", "resources", "origin"];
 
 impl Service {
     /// Makes a project.
     pub fn add_project(&self, name: &str, options: Map) -> Result<u64> {
-        let mut args = Args::new(options);
-        let description = args.string("description")?.unwrap_or_default();
-        args.finish()?;
+        let description = take(options)?;
         name::check("project", name)?;
         self.catalog.write(|w| {
             let id = w.next_id::<Project>()?;
-            w.put(&Project { id, name: name.to_owned(), description, created_at: self.now() })?;
+            w.put(&Project {
+                id,
+                name: name.to_owned(),
+                description,
+                created_at: self.now(),
+                origin: Origin::default(),
+            })?;
             Ok(id)
         })
     }
@@ -37,6 +42,7 @@ impl Service {
                     .set("name", project.name.as_str())
                     .text("description", &project.description);
                 fields.time("created_at", Some(project.created_at)).set("resources", resources);
+                fields.origin(&project.origin);
                 objects.push(fields.done());
             }
             Ok(page.cut(objects))
@@ -51,11 +57,14 @@ impl Service {
             if row.name == project::DEFAULT {
                 return Err(Error::invalid_state("the project default always exists and cannot be removed"));
             }
-            let resources = w.indexed(resource::BY_PROJECT, row.id)?.len();
-            if resources > 0 {
+            refuse_declared("project", &row.name, &row.origin)?;
+            let resources = w.indexed(resource::BY_PROJECT, row.id)?;
+            if let Some(first) = resources.first() {
                 return Err(Error::invalid_state(format!(
-                    "project {:?} still has {resources} resource(s); remove them first",
-                    row.name
+                    "project {:?} still has {} resource(s), {:?} among them; remove them first",
+                    row.name,
+                    resources.len(),
+                    w.need::<Resource>(*first)?.name
                 )));
             }
             if let Some(vault) = w.all::<VaultRow>()?.iter().find(|v| v.project == Some(row.id)) {
@@ -67,4 +76,12 @@ impl Service {
             w.remove::<Project>(row.id)
         })
     }
+}
+
+/// The settings of a project, from what a caller or a file says.
+pub(super) fn take(options: Map) -> Result<String> {
+    let mut args = Args::new(options);
+    let description = args.string("description")?.unwrap_or_default();
+    args.finish()?;
+    Ok(description)
 }

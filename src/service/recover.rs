@@ -164,8 +164,7 @@ impl Service {
     /// Asks a vault that was just opened for the backups of which it is not known whether they
     /// were published. Says whether there were any that were.
     pub(super) fn ask_for_unsure(&self, vault: u64, open: &Vault) -> Result<bool> {
-        let mut unsure = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, vault))?;
-        unsure.retain(|b| b.unsure && b.status.ended());
+        let unsure = self.catalog.read(|r| r.rows_at::<Backup>(backup::UNSURE, vault))?;
         let mut any = false;
         for row in unsure {
             match self.find_manifest_in(open, &row)? {

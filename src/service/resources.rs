@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use regex_automata::meta::Regex;
 
+use super::declare::refuse_declared;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::{Event, ObjectKind, Service, check, not_offered, schedules, select};
 use crate::catalog::{
-    Backup, Job, Project, Resource, Schedule, State, Tables, Task, VaultRow, backup, job, project, resource,
+    Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
+    resource,
 };
-use crate::model::{Args, Error, Map, Result, name};
+use crate::model::{Args, Error, Map, Result, Value, name};
 
 const FIELDS: &[&str] = &[
     "id",
@@ -33,6 +36,7 @@ const FIELDS: &[&str] = &[
     "manual_count",
     "manual_limit",
     "snapshot_count",
+    "snapshot_limit",
     "created_at",
     "last_backup",
     "last_success",
@@ -41,8 +45,8 @@ const FIELDS: &[&str] = &[
 
 /// Settings as a caller gives them: checked one by one, not yet against the catalog.
 #[derive(Debug, Default)]
-struct Settings {
-    project: Option<String>,
+pub(super) struct Settings {
+    pub project: Option<String>,
     name: Option<String>,
     kind: Option<&'static str>,
     paths: Option<Vec<PathBuf>>,
@@ -54,15 +58,29 @@ struct Settings {
     vault: Option<String>,
     browse: Option<String>,
     extra_info: Option<String>,
+    before: Option<Vec<Vec<String>>>,
+    after: Option<Vec<Vec<String>>>,
+}
+
+/// Who gives the settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A caller, for a new resource.
+    New,
+    /// A caller, for one that there is.
+    Update,
+    /// A configuration file, which may name commands, and things that are not there just now.
+    File,
 }
 
 impl Settings {
-    fn take(mut args: Args, new: bool) -> Result<Self> {
+    pub(super) fn take(mut args: Args, source: Source) -> Result<Self> {
+        let file = source == Source::File;
         let settings = Self {
             project: args.string("project")?,
-            name: if new { None } else { args.string("name")? },
+            name: if source == Source::Update { args.string("name")? } else { None },
             kind: args.string("kind")?.map(|k| check::kind(&k)).transpose()?,
-            paths: args.paths("paths")?.map(|list| existing("paths", &list)).transpose()?,
+            paths: args.paths("paths")?.map(|list| some_paths("paths", &list, !file)).transpose()?,
             exclude: args.strings("exclude")?,
             one_file_system: args.bool("one_file_system")?,
             units: args.strings("units")?,
@@ -71,11 +89,14 @@ impl Settings {
             vault: args.string("vault")?,
             browse: args.string("browse")?,
             extra_info: args.string("extra_info")?,
+            before: commands(&mut args, "before", file)?,
+            after: commands(&mut args, "after", file)?,
         };
-        if args.maps("databases")?.is_some_and(|list| !list.is_empty()) {
-            return Err(not_offered("databases"));
-        }
+        databases(&mut args, file)?;
         args.finish()?;
+        if source != Source::Update && settings.paths.is_none() {
+            return Err(Error::invalid("paths is missing; give at least one absolute path"));
+        }
         if settings.snapshot.as_deref() == Some("required") {
             return Err(not_offered("snapshot required"));
         }
@@ -96,7 +117,7 @@ impl Settings {
         Ok(settings)
     }
 
-    fn apply(self, t: &impl Tables, service: &Service, row: &mut Resource) -> Result<()> {
+    pub(super) fn apply(self, t: &impl Tables, service: &Service, row: &mut Resource) -> Result<()> {
         if let Some(project) = self.project {
             row.project = select::project(t, &project)?.id;
         }
@@ -117,6 +138,8 @@ impl Settings {
         set(&mut row.snapshot, self.snapshot);
         set(&mut row.browse, self.browse);
         set(&mut row.extra_info, self.extra_info);
+        set(&mut row.before, self.before);
+        set(&mut row.after, self.after);
         Ok(())
     }
 }
@@ -127,16 +150,59 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-fn existing(key: &str, list: &[PathBuf]) -> Result<Vec<PathBuf>> {
+fn some_paths(key: &str, list: &[PathBuf], existing: bool) -> Result<Vec<PathBuf>> {
     let list = check::clean_paths(key, list)?;
     if list.is_empty() {
         return Err(Error::invalid(format!("{key} is empty; give at least one absolute path")));
     }
-    for path in &list {
+    for path in list.iter().filter(|_| existing) {
         std::fs::symlink_metadata(path)
             .map_err(|e| Error::invalid(format!("{key} holds {}, which cannot be backed up: {e}", path.display())))?;
     }
     Ok(list)
+}
+
+/// Commands as argument lists. Whoever may configure over the bus must not thereby run programs.
+fn commands(args: &mut Args, key: &str, file: bool) -> Result<Option<Vec<Vec<String>>>> {
+    let Some(value) = args.value(key) else { return Ok(None) };
+    if !file {
+        return Err(Error::invalid(format!(
+            "{key} names programs to run, which only a configuration file may do; declare the resource there"
+        )));
+    }
+    let wrong = || {
+        Error::invalid(format!(
+            "{key} must be a list of commands, each a list of strings whose first is an absolute path"
+        ))
+    };
+    let Value::List(list) = value else { return Err(wrong()) };
+    let mut commands = Vec::new();
+    for command in list {
+        let Value::List(words) = command else { return Err(wrong()) };
+        let text = |v| if let Value::Str(s) = v { Some(s) } else { None };
+        let words: Vec<String> = words.into_iter().map(text).collect::<Option<_>>().ok_or_else(wrong)?;
+        if !words.first().is_some_and(|program| program.starts_with('/')) || words.iter().any(|w| w.contains('\0')) {
+            return Err(wrong());
+        }
+        commands.push(words);
+    }
+    Ok(Some(commands))
+}
+
+fn databases(args: &mut Args, file: bool) -> Result<()> {
+    let list = args.maps("databases")?.unwrap_or_default();
+    for database in &list {
+        match database.get("kind") {
+            Some(Value::Str(kind)) if kind == "command" && !file => {
+                return Err(Error::invalid(
+                    "databases holds one of kind command, which only a configuration file may do; declare it there",
+                ));
+            }
+            Some(Value::Str(kind)) if ["postgresql", "mariadb", "sqlite", "command"].contains(&kind.as_str()) => {}
+            _ => return Err(Error::invalid("databases holds one whose kind is not postgresql, mariadb or sqlite")),
+        }
+    }
+    if list.is_empty() { Ok(()) } else { Err(not_offered("databases")) }
 }
 
 fn check_patterns(patterns: &[String]) -> Result<()> {
@@ -159,33 +225,10 @@ impl Service {
     /// Declares what is to be backed up.
     pub fn add_resource(&self, name: &str, options: Map) -> Result<u64> {
         name::check("resource", name)?;
-        let settings = Settings::take(Args::new(options), true)?;
-        if settings.paths.is_none() {
-            return Err(Error::invalid("paths is missing; give at least one absolute path"));
-        }
+        let settings = Settings::take(Args::new(options), Source::New)?;
         let id = self.catalog.write(|w| {
             let id = w.next_id::<Resource>()?;
-            let mut row = Resource {
-                id,
-                project: select::project(w, project::DEFAULT)?.id,
-                name: name.to_owned(),
-                kind: "server".into(),
-                paths: Vec::new(),
-                exclude: Vec::new(),
-                one_file_system: false,
-                units: Vec::new(),
-                unit_action: "none".into(),
-                snapshot: "auto".into(),
-                vault: None,
-                browse: "root".into(),
-                extra_info: String::new(),
-                created_at: self.now(),
-                removed_at: None,
-                last_backup: None,
-                last_success: None,
-                last_size: None,
-                last_entries: None,
-            };
+            let mut row = blank(id, select::project(w, project::DEFAULT)?.id, name, self.now());
             settings.apply(w, self, &mut row)?;
             w.put(&row)?;
             Ok(id)
@@ -196,22 +239,15 @@ impl Service {
 
     /// Changes a resource's settings; what is not given stays.
     pub fn update_resource(&self, selector: &str, options: Map) -> Result<()> {
-        let settings = Settings::take(Args::new(options), false)?;
+        let settings = Settings::take(Args::new(options), Source::Update)?;
         let seen = settings.browse.is_some() || settings.name.is_some() || settings.project.is_some();
         let id = self.catalog.write(|w| {
             let mut row = select::resource(w, selector)?;
+            refuse_declared("resource", &row.name, &row.origin)?;
             settings.apply(w, self, &mut row)?;
             w.put(&row)?;
             if seen {
-                // The mount shows the policy and the place that the resource has now.
-                let project = w.need::<Project>(row.project)?.name;
-                for mut backup in w.rows_at::<Backup>(backup::BY_RESOURCE, row.id)? {
-                    backup.browse.clone_from(&row.browse);
-                    backup.resource_name.clone_from(&row.name);
-                    backup.project = row.project;
-                    backup.project_name.clone_from(&project);
-                    w.put(&backup)?;
-                }
+                spread(w, &row, &w.need::<Project>(row.project)?.name)?;
             }
             Ok(row.id)
         })?;
@@ -227,6 +263,7 @@ impl Service {
         Args::new(options).finish()?;
         let id = self.catalog.write(|w| {
             let mut row = select::resource(w, selector)?;
+            refuse_declared("resource", &row.name, &row.origin)?;
             if let Some(job) = open_jobs(w)?.into_iter().find(|j| j.resource == Some(row.id)) {
                 return Err(Error::invalid_state(format!(
                     "job {} still works on resource {:?}; wait for it or cancel it first",
@@ -296,7 +333,6 @@ impl Service {
 
     fn resource_map(&self, t: &impl Tables, row: &Resource, jobs: &[Job]) -> Result<Map> {
         let project = t.need::<Project>(row.project)?;
-        let backups = t.rows_at::<Backup>(backup::BY_RESOURCE, row.id)?;
         let status = jobs
             .iter()
             .filter(|j| j.resource == Some(row.id) && j.state == State::Running)
@@ -305,7 +341,7 @@ impl Service {
                 Task::Restore(task) if task.target.is_none() && !task.dry_run => Some("restoring"),
                 _ => None,
             })
-            .unwrap_or("available");
+            .unwrap_or(if row.origin.orphaned() { "orphaned" } else { "available" });
         let mut f = Fields::default();
         f.set("id", row.id).set("name", row.name.as_str()).set("project", project.name);
         f.set("project_id", project.id.to_string()).set("kind", row.kind.as_str()).set("status", status);
@@ -316,23 +352,54 @@ impl Service {
             f.opt("vault", t.get::<VaultRow>(vault)?.map(|v| v.name));
         }
         f.set("browse", row.browse.as_str()).text("extra_info", &row.extra_info).opt("size", row.last_size);
-        let complete = backups.iter().filter(|b| b.status == State::Completed && !b.deleting).count() as u64;
-        f.set("backup_count", complete).set("manual_count", manual_count(&backups));
+        f.set("backup_count", t.counted(backup::GOOD_BY_RESOURCE, row.id)?);
+        f.set("manual_count", t.counted(backup::MANUAL, row.id)?);
         f.set("manual_limit", self.config().manual_backups).set("snapshot_count", 0_u64);
+        f.set("snapshot_limit", self.config().manual_snapshots).origin(&row.origin);
         f.time("created_at", Some(row.created_at)).time("last_backup", row.last_backup);
-        f.time("last_success", row.last_success).set("origin", "bus");
+        f.time("last_success", row.last_success);
         Ok(f.done())
     }
 }
 
-/// Manual backups that count against the limit.
-pub(super) fn manual_count(backups: &[Backup]) -> u64 {
-    let counts = |b: &&Backup| {
-        b.backup_type == "manual"
-            && !b.deleting
-            && matches!(b.status, State::Pending | State::Running | State::Completed)
-    };
-    backups.iter().filter(counts).count() as u64
+/// A resource with nothing set.
+pub(super) fn blank(id: u64, project: u64, name: &str, now: Timestamp) -> Resource {
+    Resource {
+        id,
+        project,
+        name: name.to_owned(),
+        kind: "server".into(),
+        paths: Vec::new(),
+        exclude: Vec::new(),
+        one_file_system: false,
+        units: Vec::new(),
+        unit_action: "none".into(),
+        snapshot: "auto".into(),
+        vault: None,
+        browse: "root".into(),
+        extra_info: String::new(),
+        created_at: now,
+        removed_at: None,
+        last_backup: None,
+        last_success: None,
+        last_size: None,
+        last_entries: None,
+        before: Vec::new(),
+        after: Vec::new(),
+        origin: Origin::default(),
+    }
+}
+
+/// Gives a resource's backups the policy and the place that it has now, which the mount shows.
+pub(super) fn spread(w: &Writer, row: &Resource, project: &str) -> Result<()> {
+    for mut backup in w.rows_at::<Backup>(backup::BY_RESOURCE, row.id)? {
+        backup.browse.clone_from(&row.browse);
+        backup.resource_name.clone_from(&row.name);
+        backup.project = row.project;
+        project.clone_into(&mut backup.project_name);
+        w.put(&backup)?;
+    }
+    Ok(())
 }
 
 /// Jobs that have not ended.

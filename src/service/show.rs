@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::open::OpenVault;
 use super::{Service, ServiceOptions, check, locked};
 use crate::browse::{BackupView, BrowseClient, BrowseOptions, Policy, VaultAccess};
-use crate::catalog::{Backup, State, Tables, VaultRow, backup};
+use crate::catalog::{Backup, Tables, VaultRow, backup};
 use crate::model::{Error, Result};
 use crate::vault::tree::Totals;
 
@@ -105,8 +105,7 @@ impl Service {
         let shown = self.catalog.read(|r| {
             let mut found = Vec::new();
             for vault in r.all::<VaultRow>()?.into_iter().filter(|v| !v.removing) {
-                let mut rows = r.rows_at::<Backup>(backup::BY_VAULT, vault.id)?;
-                rows.retain(|b| b.status == State::Completed && !b.deleting);
+                let rows = r.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault.id)?;
                 found.push((vault, rows));
             }
             Ok(found)

@@ -1,12 +1,14 @@
 //! Vaults.
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::declare::refuse_declared;
 use super::fields::Fields;
 use super::page::Page;
 use super::submit::Draft;
 use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, resources, schedules, select};
-use crate::catalog::{Backup, Destination, Project, Resource, State, Tables, Task, VaultRow, backup};
+use crate::catalog::{Backup, Destination, Origin, Project, Resource, Tables, Task, VaultRow, backup};
 use crate::jobs::{Key, Lane, Ticket, Times};
 use crate::model::{Args, Error, Map, Result, name};
 
@@ -29,6 +31,7 @@ const FIELDS: &[&str] = &[
     "backups",
     "last_verified",
     "last_pruned",
+    "origin",
 ];
 
 /// Longer than anybody waits for a check.
@@ -36,7 +39,7 @@ const MOST_DAYS: u64 = 36_500;
 
 /// Settings that can be changed, as a caller gives them.
 #[derive(Debug, Default, Clone)]
-struct Settings {
+pub(super) struct Settings {
     compression: Option<String>,
     capacity: Option<u64>,
     project: Option<String>,
@@ -64,7 +67,7 @@ impl Settings {
         Ok(settings)
     }
 
-    fn apply(self, t: &impl Tables, row: &mut VaultRow) -> Result<()> {
+    pub(super) fn apply(self, t: &impl Tables, row: &mut VaultRow) -> Result<()> {
         if let Some(compression) = self.compression {
             row.compression = compression;
         }
@@ -93,19 +96,8 @@ impl Service {
     /// Makes a vault on a destination.
     pub fn add_vault(&self, name: &str, options: Map) -> Result<u64> {
         name::check("vault", name)?;
-        let mut args = Args::new(options);
-        let destinations = args.strings("destinations")?.unwrap_or_default();
-        let encryption = args.bool("encryption")?.unwrap_or(true);
-        let settings = Settings::take(&mut args)?;
-        args.finish()?;
-        let [primary] = destinations.as_slice() else {
-            return Err(if destinations.is_empty() {
-                Error::invalid("destinations is missing; name the destination that holds the vault")
-            } else {
-                not_offered("a second destination (a mirror)")
-            });
-        };
-        let id = self.make_vault(name, primary, encryption, |t, row| settings.clone().apply(t, row))?;
+        let Wanted { destination, encryption, settings } = take(options)?;
+        let id = self.make_vault(name, &destination, encryption, |t, row| settings.clone().apply(t, row))?;
         self.emit(Event::ObjectAdded { kind: ObjectKind::Vault, id });
         self.show_all();
         Ok(id)
@@ -123,36 +115,9 @@ impl Service {
         let _one = locked(&self.making);
         let plan = |w: &crate::catalog::Writer| {
             let place = select::destination(w, destination)?;
-            if let Some(other) = destinations::vault_on(w, place.id)? {
-                return Err(Error::invalid_state(format!(
-                    "destination {:?} holds the vault {:?} already; add another destination for this one",
-                    place.name, other.name
-                )));
-            }
+            refuse_taken(w, &place)?;
             let id = w.next_id::<VaultRow>()?;
-            let mut row = VaultRow {
-                id,
-                uuid: Uuid::new_v4(),
-                name: name.to_owned(),
-                destinations: vec![place.id],
-                compression: "zstd:3".into(),
-                encryption,
-                capacity: None,
-                project: None,
-                key_file: None,
-                grace: 0,
-                created_at: self.now(),
-                last_verified: None,
-                last_pruned: None,
-                last_read: None,
-                prune: None,
-                prune_due: None,
-                verify_within: None,
-                verify_tried: None,
-                last_manifest: None,
-                removing: false,
-                emptied: false,
-            };
+            let mut row = blank(id, name, place.id, encryption, self.now());
             settings(w, &mut row)?;
             // Says whether the name is free.
             w.put(&row)?;
@@ -186,6 +151,7 @@ impl Service {
         }
         let id = self.catalog.write(|w| {
             let mut row = select::vault(w, selector)?;
+            refuse_declared("vault", &row.name, &row.origin)?;
             if encryption.is_some_and(|e| e != row.encryption) {
                 return Err(Error::invalid_state(format!(
                     "encryption of vault {:?} cannot be changed; make another vault",
@@ -216,8 +182,21 @@ impl Service {
         args.finish()?;
         self.submit(|w| {
             let mut row = select::vault(w, selector)?;
+            refuse_declared("vault", &row.name, &row.origin)?;
             if row.removing {
                 refuse_removing(&row)?;
+            }
+            let named = w
+                .all::<Resource>()?
+                .into_iter()
+                .find(|r| r.vault == Some(row.id) && r.removed_at.is_none() && r.origin.owner().is_some());
+            if let Some(resource) = named {
+                return Err(Error::invalid_state(format!(
+                    "resource {:?} names the vault {:?} in {}; change it there and reload",
+                    resource.name,
+                    row.name,
+                    resource.origin.text()
+                )));
             }
             refuse_jobs(w, &row)?;
             schedules::refuse_named(w, &format!("vault {:?}", row.name), |s| s.vault == Some(row.id))?;
@@ -270,8 +249,8 @@ impl Service {
                 f.opt("project", r.get::<Project>(project)?.map(|p| p.name));
             }
             f.time("created_at", Some(row.created_at)).opt("used", used);
-            let backups = r.rows_at::<Backup>(backup::BY_VAULT, row.id)?;
-            f.set("backups", backups.iter().filter(|b| b.status == State::Completed && !b.deleting).count() as u64);
+            f.set("backups", r.counted(backup::GOOD_BY_VAULT, row.id)?);
+            f.origin(&row.origin);
             f.opt("prune", row.prune.as_deref()).opt("verify_within", row.verify_within);
             f.time("next_prune", row.prune_due).time("last_read", row.last_read);
             f.time("last_verified", row.last_verified).time("last_pruned", row.last_pruned);
@@ -298,6 +277,7 @@ impl Service {
             let mut changed = Vec::new();
             for selector in list {
                 let mut row = select::resource(w, selector)?;
+                refuse_declared("resource", &row.name, &row.origin)?;
                 if with {
                     row.vault = Some(vault.id);
                 } else if row.vault == Some(vault.id) {
@@ -358,6 +338,80 @@ impl Service {
             Ok(Draft { vault: Some(row.id), ..Draft::new(task, ticket) })
         })
     }
+}
+
+/// A vault as it is asked for.
+pub(super) struct Wanted {
+    pub destination: String,
+    pub encryption: bool,
+    pub settings: Settings,
+}
+
+/// The settings of a new vault, from what a caller or a file says.
+pub(super) fn take(options: Map) -> Result<Wanted> {
+    let mut args = Args::new(options);
+    let mut destinations = args.strings("destinations")?.unwrap_or_default();
+    let encryption = args.bool("encryption")?.unwrap_or(true);
+    let settings = Settings::take(&mut args)?;
+    args.finish()?;
+    match (destinations.pop(), destinations.is_empty()) {
+        (Some(destination), true) => Ok(Wanted { destination, encryption, settings }),
+        (None, _) => Err(Error::invalid("destinations is missing; name the destination that holds the vault")),
+        (Some(_), false) => Err(not_offered("destinations with a second one (a mirror)")),
+    }
+}
+
+/// A vault with nothing set.
+pub(super) fn blank(id: u64, name: &str, destination: u64, encryption: bool, now: Timestamp) -> VaultRow {
+    VaultRow {
+        id,
+        uuid: Uuid::new_v4(),
+        name: name.to_owned(),
+        destinations: vec![destination],
+        compression: "zstd:3".into(),
+        encryption,
+        capacity: None,
+        project: None,
+        key_file: None,
+        grace: 0,
+        created_at: now,
+        last_verified: None,
+        last_pruned: None,
+        last_read: None,
+        prune: None,
+        prune_due: None,
+        verify_within: None,
+        verify_tried: None,
+        last_manifest: None,
+        removing: false,
+        emptied: false,
+        origin: Origin::default(),
+    }
+}
+
+/// Refuses a destination that holds a vault already.
+pub(super) fn refuse_taken(t: &impl Tables, place: &Destination) -> Result<()> {
+    match destinations::vault_on(t, place.id)? {
+        None => Ok(()),
+        Some(other) => Err(Error::invalid_state(format!(
+            "destination {:?} holds the vault {:?} already; add another destination for this one",
+            place.name, other.name
+        ))),
+    }
+}
+
+/// Refuses what cannot be changed about a vault.
+pub(super) fn refuse_other(row: &VaultRow, destination: u64, encryption: bool) -> Result<()> {
+    if encryption != row.encryption {
+        return Err(Error::invalid_state(format!(
+            "encryption of vault {:?} cannot be changed; make another vault",
+            row.name
+        )));
+    }
+    if row.destinations != [destination] {
+        return Err(not_offered("changing destinations of a vault"));
+    }
+    Ok(())
 }
 
 /// Refuses a vault that is on its way out.

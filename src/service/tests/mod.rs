@@ -1,5 +1,6 @@
 //! The use cases over a real catalog, a real vault and real files, without bus and mount.
 
+mod configuration;
 mod housekeeping;
 mod recovery;
 mod schedules;

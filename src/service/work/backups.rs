@@ -43,10 +43,10 @@ impl Service {
         let mut row = self.backup_of_job(job)?;
         let (vault, open) = self.vault_of_job(job)?;
         let (resource, parent, never, high_water) = self.catalog.read(|r| {
-            let parent = r
-                .rows_at::<Backup>(backup::BY_RESOURCE, row.resource)?
-                .into_iter()
-                .rfind(|b| b.status == State::Completed && b.vault == row.vault && !b.deleting);
+            // The newest good one in this vault; those before it are not read.
+            let good = r.indexed(backup::GOOD_BY_RESOURCE, row.resource)?;
+            let newest = good.into_iter().rev().map(|id| r.need::<Backup>(id));
+            let parent = newest.filter(|b| b.as_ref().map_or(true, |b| b.vault == row.vault)).next().transpose()?;
             let resource = r.need::<Resource>(row.resource)?;
             Ok((resource, parent, self.own_directories(r)?, r.last_id::<Backup>()?))
         })?;

@@ -247,8 +247,10 @@ impl Daemon {
             .map(|kind| {
                 let mut list = self.ok(&format!("List{kind} a{{sv}} 1 page_size u 1000"));
                 for row in list[1].as_array_mut().unwrap() {
-                    // The disk is everybody's.
-                    row.as_object_mut().unwrap().remove("free");
+                    // The disk is everybody's, and a job's speed is time's.
+                    for key in ["free", "rate"] {
+                        row.as_object_mut().unwrap().remove(key);
+                    }
                 }
                 list
             })

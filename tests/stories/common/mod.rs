@@ -7,6 +7,7 @@ mod bus;
 mod daemon;
 mod disk;
 mod facts;
+pub mod many;
 mod tools;
 mod tree;
 

@@ -125,9 +125,19 @@ pub struct Dice(u64);
 impl Dice {
     /// The seed is `STRONGROOM_SEED`, or `usual`.
     pub fn new(usual: u64) -> Self {
+        Self::seeded(Self::seed(usual))
+    }
+
+    /// That seed, told for whoever wants the same numbers again.
+    pub fn seed(usual: u64) -> u64 {
         let given = std::env::var("STRONGROOM_SEED").ok().and_then(|s| s.parse().ok());
         let seed: u64 = given.unwrap_or(usual);
         println!("seed {seed} (STRONGROOM_SEED)");
+        seed
+    }
+
+    /// Dice of a seed.
+    pub fn seeded(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
