@@ -47,7 +47,7 @@ fn main() {
     let sort = |field: &str| ("sort", Value::from(vec![field.to_owned()]));
     timed("ListBackups", 20, || list(&[]));
     timed("ListBackups, by -created_at", 20, || list(&[sort("-created_at")]));
-    timed("ListBackups of a resource", 20, || list(&[web.clone()]));
+    timed("ListBackups of a resource", 20, || list(std::slice::from_ref(&web)));
     timed("ListBackups of a resource that failed", 20, || list(&[web.clone(), ("status", Value::from("failed"))]));
     timed("ListBackups of a resource, by -created_at", 20, || list(&[web.clone(), sort("-created_at")]));
     timed("ListBackups of a resource, by size", 5, || list(&[web.clone(), sort("size")]));

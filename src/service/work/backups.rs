@@ -45,8 +45,8 @@ impl Service {
         let (resource, parent, never, high_water) = self.catalog.read(|r| {
             // The newest good one in this vault; those before it are not read.
             let good = r.indexed(backup::GOOD_BY_RESOURCE, row.resource)?;
-            let newest = good.into_iter().rev().map(|id| r.need::<Backup>(id));
-            let parent = newest.filter(|b| b.as_ref().map_or(true, |b| b.vault == row.vault)).next().transpose()?;
+            let mut newest = good.into_iter().rev().map(|id| r.need::<Backup>(id));
+            let parent = newest.find(|b| b.as_ref().map_or(true, |b| b.vault == row.vault)).transpose()?;
             let resource = r.need::<Resource>(row.resource)?;
             Ok((resource, parent, self.own_directories(r)?, r.last_id::<Backup>()?))
         })?;
