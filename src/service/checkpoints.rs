@@ -199,7 +199,7 @@ impl Plan {
 }
 
 /// What stands in the way of a resource's backup, and what is known of the resource.
-type Refused = (Code, String, Option<Resource>);
+type Refused = (Code, String, Option<Box<Resource>>);
 
 /// Everything that decides about single resources.
 struct Chooser<'a> {
@@ -247,18 +247,18 @@ impl<'a> Chooser<'a> {
                     Some(row) => format!("resource {:?} was removed; its backups are still there", row.name),
                     None => e.message,
                 };
-                return Ok(Err((code, reason, removed)));
+                return Ok(Err((code, reason, removed.map(Box::new))));
             }
         };
         if let Some((called, kind)) = wanted.kind.as_ref().filter(|(_, kind)| *kind != row.kind) {
             let reason = format!("resource {:?} is of kind {}, not {kind} as {called} is", row.name, row.kind);
-            return Ok(Err((Code::OtherType, reason, Some(row))));
+            return Ok(Err((Code::OtherType, reason, Some(Box::new(row)))));
         }
         if let Some(other) = row.vault.filter(|id| *id != self.vault.id) {
             let other = self.w.get::<VaultRow>(other)?.map(|v| v.name).unwrap_or_default();
             let reason =
                 format!("resource {:?} is associated with the vault {other:?}; associate it with this one", row.name);
-            return Ok(Err((Code::OtherVault, reason, Some(row))));
+            return Ok(Err((Code::OtherVault, reason, Some(Box::new(row)))));
         }
         Ok(self.idle(row))
     }
@@ -266,14 +266,14 @@ impl<'a> Chooser<'a> {
     fn idle(&self, row: Resource) -> Result<Resource, Refused> {
         if row.origin.orphaned() {
             let reason = format!("resource {:?} is orphaned: the file that declared it no longer does", row.name);
-            return Err((Code::Orphaned, reason, Some(row)));
+            return Err((Code::Orphaned, reason, Some(Box::new(row))));
         }
         let refused = match self.busy.get(&row.id) {
             None => return Ok(row),
             Some(State::Running) => (Code::Running, format!("resource {:?} is being backed up already", row.name)),
             Some(_) => (Code::Waiting, format!("resource {:?} waits for a backup already", row.name)),
         };
-        Err((refused.0, refused.1, Some(row)))
+        Err((refused.0, refused.1, Some(Box::new(row))))
     }
 }
 
@@ -384,7 +384,7 @@ impl Service {
         let (draft, backup) = match self.draft_backup(w, job, resource.clone(), vault, wish) {
             Ok(drafted) => drafted,
             Err(e) if e.kind == ErrorKind::LimitReached => {
-                row.skipped.push(skipped(&wanted, (Code::Limit, e.message, Some(resource))));
+                row.skipped.push(skipped(&wanted, (Code::Limit, e.message, Some(Box::new(resource)))));
                 return Ok(());
             }
             Err(e) => return Err(e),
