@@ -268,7 +268,8 @@ impl Manager {
 
     /// Lists backups. Keys: those of every list, and `resource` or `server_id` (s), `project` (s),
     /// `backup_type` (s), `type` (s), `status` (s; in_progress stands for pending and running), `vault` (s),
-    /// `machine` (s), `schedule` (s). Sorted by id or created_at, a page costs the same however many backups there are;
+    /// `machine` (s), `schedule` (s), `checkpoint` (t). Sorted by id or created_at, a page costs the same however
+    /// many backups there are;
     /// sorted by anything else, all that the filter leaves are read.
     #[zbus(out_args("count", "results"))]
     async fn list_backups(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
@@ -355,6 +356,48 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
     ) -> Result<(u64, Vec<Dict>)> {
         self.0.list(&header, Right::Read, move |s| s.list_backup_errors(id, options.read()?)).await
+    }
+
+    /// Backs up several resources of a vault at once, and answers with the checkpoint, whose `job` ends when
+    /// its backups have ended. Keys, also accepted within `parameters` (a{sv}): `resources` (as, ids or names;
+    /// default all that are backed up to the vault), `resource_details` (aa{sv}: `id`, `name`, `type`,
+    /// `extra_info`), `name` (s: letters, digits, Han, _ and -), `description` (s), `incremental` (b; default
+    /// true), `auto_trigger` (b: its backups are automatic ones), `retention_duration` (i: days after which
+    /// automatic ones may go; default -1, never). What cannot be backed up is in `skipped_resources`, with code
+    /// and reason, and the others go on.
+    #[zbus(out_args("checkpoint"))]
+    async fn create_checkpoint(
+        &self,
+        vault: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Dict> {
+        self.0.object_with_job(&header, Right::Backup, move |s| s.create_checkpoint(&vault, options.read()?)).await
+    }
+
+    /// One checkpoint.
+    #[zbus(out_args("checkpoint"))]
+    async fn get_checkpoint(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_checkpoint(id)).await
+    }
+
+    /// Lists checkpoints. Keys: those of every list, and `vault` (s), `resource` (s), `name` (s), `status` (s:
+    /// protecting, available, error).
+    #[zbus(out_args("count", "results"))]
+    async fn list_checkpoints(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_checkpoints(options.read()?)).await
+    }
+
+    /// Deletes all backups of a checkpoint for good, and it with them. Refused while one of them is being made,
+    /// is in use or is protected.
+    #[zbus(out_args("job"))]
+    async fn delete_checkpoint(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Delete, move |s| s.delete_checkpoint(id, options.read()?)).await
     }
 
     /// Copies a backup to another vault. Not built yet: it says so.

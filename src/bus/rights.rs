@@ -46,7 +46,7 @@ impl Right {
             Self::Restore
         } else if ["delete", "remove", "prune"].iter().any(|k| kind.contains(k)) {
             Self::Delete
-        } else if ["backup", "verify", "sync"].iter().any(|k| kind.contains(k)) {
+        } else if ["backup", "checkpoint", "verify", "sync"].iter().any(|k| kind.contains(k)) {
             Self::Backup
         } else {
             Self::Configure
@@ -148,6 +148,8 @@ mod tests {
         assert_eq!(Right::of_job("restore"), Right::Restore);
         assert_eq!(Right::of_job("delete_backup"), Right::Delete);
         assert_eq!(Right::of_job("verify_backup"), Right::Backup);
+        assert_eq!(Right::of_job("checkpoint"), Right::Backup);
+        assert_eq!(Right::of_job("delete_checkpoint"), Right::Delete);
         assert_eq!(Right::of_job("anything"), Right::Configure);
     }
 }

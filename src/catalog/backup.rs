@@ -16,6 +16,8 @@ pub const BY_VAULT: u8 = 4;
 /// The index of backups being deleted; the key is 1.
 pub const DELETING: u8 = 5;
 
+/// The index of backups by checkpoint.
+pub const BY_CHECKPOINT: u8 = 9;
 /// The index of backups by project.
 pub const BY_PROJECT: u8 = 20;
 /// The index of backups by when they were made, in microseconds.
@@ -137,6 +139,9 @@ pub struct Backup {
     /// How many backups by that schedule there were since the one that read everything.
     #[serde(default)]
     pub since_full: u32,
+    /// The checkpoint it belongs to.
+    #[serde(default)]
+    pub checkpoint: Option<u64>,
 }
 
 impl Row for Backup {
@@ -155,7 +160,8 @@ impl Row for Backup {
         keys.push((BY_TIME, u64::try_from(self.created_at.as_microsecond()).unwrap_or(0)));
         keys.push((BY_TYPE, type_key(&self.r#type)));
         keys.push((BY_ORIGIN, origin_key(&self.backup_type)));
-        if self.backup_type == "automatic" {
+        // A checkpoint says itself how long its backups are kept.
+        if self.backup_type == "automatic" && self.checkpoint.is_none() {
             keys.push((BY_SCHEDULE, group(self.schedule.unwrap_or(0), self.resource)));
         }
         if self.deleting {
@@ -175,6 +181,7 @@ impl Row for Backup {
         if self.unsure && self.status.ended() {
             keys.push((UNSURE, self.vault));
         }
+        keys.extend(self.checkpoint.map(|id| (BY_CHECKPOINT, id)));
         keys
     }
 }

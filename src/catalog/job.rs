@@ -26,6 +26,9 @@ pub struct Job {
     pub backup: Option<u64>,
     /// The vault it is about.
     pub vault: Option<u64>,
+    /// The job that waits for the end of this one, among others.
+    #[serde(default)]
+    pub part_of: Option<u64>,
     /// When it was queued.
     pub created_at: Timestamp,
     /// When its work began.
@@ -107,6 +110,20 @@ pub enum Task {
         /// Which.
         task: u64,
     },
+    /// Has no work of its own: ends when the backups of a checkpoint have ended.
+    Checkpoint {
+        /// Which.
+        checkpoint: u64,
+        /// Their jobs.
+        parts: Vec<u64>,
+    },
+    /// Has no work of its own: ends when the backups of a checkpoint are deleted.
+    DeleteCheckpoint {
+        /// Which.
+        checkpoint: u64,
+        /// The jobs that delete them.
+        parts: Vec<u64>,
+    },
 }
 
 /// How to restore.
@@ -142,6 +159,8 @@ impl Task {
             Self::Remove { .. } => "remove",
             Self::TaskBackup { .. } => "task_backup",
             Self::TaskRestore { .. } => "task_restore",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::DeleteCheckpoint { .. } => "delete_checkpoint",
         }
     }
 
@@ -149,6 +168,14 @@ impl Task {
     pub fn task(&self) -> Option<u64> {
         match self {
             Self::TaskBackup { task } | Self::TaskRestore { task } => Some(*task),
+            _ => None,
+        }
+    }
+
+    /// The jobs that do the work, of one that only waits for others.
+    pub fn parts(&self) -> Option<&[u64]> {
+        match self {
+            Self::Checkpoint { parts, .. } | Self::DeleteCheckpoint { parts, .. } => Some(parts),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@
 //! caches) is never here.
 
 pub mod backup;
+pub mod checkpoint;
 pub mod destination;
 pub mod job;
 pub mod meta;
@@ -31,6 +32,7 @@ use crate::host::notify;
 use crate::model::{Error, IoContext, Result};
 
 pub use backup::Backup;
+pub use checkpoint::Checkpoint;
 pub use destination::Destination;
 pub use job::{Job, Task};
 pub use origin::Origin;
@@ -169,7 +171,7 @@ impl Catalog {
 
 /// What the rows are indexed by. Raise it with every change of a [`Row::keys`]: the catalog of an
 /// earlier version is indexed again when it is opened.
-const INDEXES: &[u8] = b"2";
+const INDEXES: &[u8] = b"3";
 
 fn index_again(w: &Writer) -> Result<()> {
     const KEY: &str = "indexes";
@@ -183,6 +185,7 @@ fn index_again(w: &Writer) -> Result<()> {
     w.index_again::<VaultRow>()?;
     w.index_again::<Backup>()?;
     w.index_again::<Job>()?;
+    w.index_again::<Schedule>()?;
     w.set_meta(KEY, INDEXES)
 }
 

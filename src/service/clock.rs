@@ -119,6 +119,7 @@ impl Service {
         ("vaults", Self::tick_housekeeping),
         ("overdue schedules", Self::tick_overdue),
         ("tasks", Self::tick_tasks),
+        ("checkpoints", Self::tick_checkpoints),
         ("metrics", Self::tick_metrics),
     ];
 

@@ -83,8 +83,8 @@ pub enum Event {
 pub struct JobStatus {
     /// Its number.
     pub id: u64,
-    /// `backup`, `restore`, `export`, `delete`, `prune`, `verify`, `sync`, `test`, `remove`, `task_backup`
-    /// or `task_restore`.
+    /// `backup`, `restore`, `export`, `delete`, `prune`, `verify`, `sync`, `test`, `remove`, `task_backup`,
+    /// `task_restore`, `checkpoint` or `delete_checkpoint`.
     pub kind: String,
     /// `pending`, `running`, `completed`, `failed` or `cancelled`.
     pub state: String,

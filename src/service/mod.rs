@@ -6,7 +6,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `projects` … `backups`, `schedules`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `projects` … `backups`, `schedules`, `checkpoints`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
@@ -21,6 +21,7 @@
 
 mod backups;
 mod check;
+mod checkpoints;
 mod clock;
 mod common;
 mod config;
@@ -96,6 +97,8 @@ pub struct Service {
     descriptors: Mutex<BTreeMap<u64, Arc<OwnedFd>>>,
     /// Held from a job's row to its place in the queue, so that nobody sees one without the other.
     submitting: Mutex<()>,
+    /// Held while a job that waits for others is ended, so that it ends once.
+    settling: Mutex<()>,
     /// Held while a vault or destination is made or moved, outside of transactions.
     making: Mutex<()>,
     /// When it was last looked for what is overdue.
@@ -167,6 +170,7 @@ impl Service {
             machine,
             descriptors: Mutex::default(),
             submitting: Mutex::default(),
+            settling: Mutex::default(),
             making: Mutex::default(),
             overdue_looked: Mutex::default(),
             metrics_written: Mutex::default(),

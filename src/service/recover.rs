@@ -69,7 +69,7 @@ impl Service {
             open.sort_by_key(|j| j.id);
             Ok(open)
         })?;
-        for job in &open {
+        for job in open.iter().filter(|j| j.task.parts().is_none()) {
             host::notify::starting(&format!("recovering job {} ({})", job.id, job.task.kind()));
             let mut unsure = false;
             if let (Task::Backup { .. }, State::Running, Some(id)) = (&job.task, job.state, job.backup) {
@@ -114,7 +114,12 @@ impl Service {
             }
             self.tell_failure(job.id);
         }
-        self.finish_deletions()
+        self.finish_deletions()?;
+        // What only waits for others is as far as they are.
+        for job in open.iter().filter(|j| j.task.parts().is_some()) {
+            self.settle(job.id);
+        }
+        Ok(())
     }
 
     fn queue_again(&self, job: &Job) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What each kind of job does, and how its end is written down.
 
 mod backups;
+mod checkpoint;
 mod export;
 mod maintain;
 mod remove;
@@ -21,7 +22,7 @@ use super::open::OpenVault;
 use super::recover::stopped;
 use super::{Event, Service, housekeeping, locked, retention};
 use crate::archive::PathError;
-use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job};
+use crate::catalog::{Backup, Checkpoint, Job, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job};
 use crate::jobs::{Live, Work};
 use crate::model::{Error, ErrorKind, Progress, Result};
 
@@ -63,6 +64,8 @@ struct End {
     message: String,
     error: Option<ErrorKind>,
     events: Vec<Event>,
+    /// The job that waits for it.
+    part_of: Option<u64>,
     /// Whether backups that were taken out of the mount are there after all.
     reshow: bool,
 }
@@ -134,6 +137,7 @@ impl Work for Service {
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
             Task::TaskBackup { task } => self.run_task_backup(&job, *task, progress),
             Task::TaskRestore { task } => self.run_task_restore(&job, *task, progress),
+            Task::Checkpoint { .. } | Task::DeleteCheckpoint { .. } => self.sum_up(&job),
         }
     }
 
@@ -210,6 +214,7 @@ impl Service {
                     message: e.message,
                     error: Some(e.kind),
                     events: Vec::new(),
+                    part_of: None,
                     reshow: false,
                 }
             }
@@ -227,6 +232,9 @@ impl Service {
         }
         let error = end.error.map(error_name).unwrap_or_default().to_owned();
         self.emit(Event::JobRemoved { id, result: end.state.name().into(), error });
+        if let Some(whole) = end.part_of {
+            self.settle(whole);
+        }
         if let Some(open) = report.export {
             self.save_configuration(&open);
         }
@@ -327,8 +335,8 @@ impl Service {
         }
         let reshow = error.is_some() && matches!(row.task, Task::Delete | Task::Remove { .. });
         let about = Some(About::of(w, &row)?);
-        let message = row.error.unwrap_or_default();
-        Ok(End { state, about, message, error: error.map(|e| e.kind), events, reshow })
+        let (part_of, message) = (row.part_of, row.error.unwrap_or_default());
+        Ok(End { state, about, message, error: error.map(|e| e.kind), events, part_of, reshow })
     }
 
     fn drop_old_jobs(&self) {
@@ -371,6 +379,7 @@ impl Service {
                 if b.status == State::Completed && !b.deleting {
                     backups.push(json!({
                         "id": b.id, "uuid": b.uuid, "description": b.description, "protected": b.protected,
+                        "checkpoint": b.checkpoint,
                     }));
                 }
             }
@@ -382,6 +391,7 @@ impl Service {
                 "resources": value(serde_json::to_value(r.all::<Resource>()?))?,
                 "schedules": value(serde_json::to_value(r.all::<Schedule>()?))?,
                 "vaults": value(serde_json::to_value(r.all::<VaultRow>()?))?,
+                "checkpoints": value(serde_json::to_value(r.all::<Checkpoint>()?))?,
                 "backups": backups,
             }))
         })
