@@ -11,7 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::bus::{self, BusAddress};
 use crate::host::{limits, log, notify};
-use crate::model::{Error, IoContext, Result};
+use crate::model::{Error, IoContext, Result, message};
 use crate::service::{BrowseProcess, Clock, Config, Service, ServiceOptions, Unopened};
 
 const CONFIG: &str = "/etc/strongroom/strongroom.toml";
@@ -59,10 +59,16 @@ struct Options {
     log: LevelFilter,
 }
 
+/// The definitions of the daemon and of `strongroomd browse`, for man pages.
+pub fn commands() -> [clap::Command; 2] {
+    [<Options as clap::CommandFactory>::command(), crate::browse::command()]
+}
+
 /// Runs the daemon with the arguments after the program's name, and gives the exit status.
 pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
     let mut args = args.peekable();
     if args.peek().is_some_and(|first| first == "browse") {
+        log::start(LevelFilter::INFO);
         limits::apply();
         return crate::browse::main(args.skip(1));
     }
@@ -179,8 +185,8 @@ async fn serve(service: &Arc<Service>, address: BusAddress) -> Result<()> {
     let place = address.to_string();
     let ready = || {
         service.start();
-        tracing::info!("ready on {place}");
-        notify::ready("ready");
+        tracing::info!(message_id = message::READY, "ready on {place}");
+        notify::ready(&service.summary());
     };
     let stopping = Arc::clone(service);
     let shutdown = async move {
@@ -209,20 +215,21 @@ async fn reload_on(mut hangup: tokio::signal::unix::Signal, service: Arc<Service
     }
 }
 
+/// How often `systemctl status` is brought up to date.
+const TELL: Duration = Duration::from_secs(2);
+
 /// Tells systemd that we live, and what we are about.
 async fn report(service: Arc<Service>) {
-    let pause = notify::watchdog().map_or(Duration::from_secs(10), |limit| limit / 3);
-    let mut before = (0, 0);
+    let pause = notify::watchdog().map_or(TELL, |limit| (limit / 3).min(TELL));
+    let mut before = String::new();
     loop {
         tokio::time::sleep(pause.max(Duration::from_millis(100))).await;
         let asked = Arc::clone(&service);
-        // Answered only while the queue's lock can be had: a daemon that hangs says nothing.
-        let Ok(now) = tokio::task::spawn_blocking(move || (asked.running_jobs(), asked.queued_jobs())).await else {
-            continue;
-        };
+        // Answered only while the queue and the catalog can be had: a daemon that hangs says nothing.
+        let Ok(now) = tokio::task::spawn_blocking(move || asked.summary()).await else { continue };
         notify::alive();
         if now != before {
-            notify::status(&format!("{} jobs running, {} waiting", now.0, now.1));
+            notify::status(&now);
             before = now;
         }
     }

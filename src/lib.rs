@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod host;
 pub mod jobs;
 pub mod model;
+pub mod plain;
 pub mod restore;
 pub mod service;
 pub mod source;

@@ -8,7 +8,7 @@ pub mod cache;
 pub mod errors;
 mod reader;
 mod tree;
-mod walker;
+pub mod walker;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,21 +2,19 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use fastcdc::v2020::FastCDC;
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::cache::Key;
 use super::tree::{Context, Directory, lock};
 use crate::model::{Id, Result};
-use crate::source::stat::Type;
+use crate::source::file::{DataReader, holes, open};
 use crate::source::{Stat, capture};
 use crate::vault::directory::put_content;
 use crate::vault::tree::{Content, Entry, Kind, Link, Metadata, Owner, Part, Time};
@@ -28,9 +26,6 @@ pub const WHOLE_MAX: u64 = 256 << 10;
 const CHUNK_MIN: usize = 256 << 10;
 const CHUNK_AVERAGE: usize = 1 << 20;
 const CHUNK_MAX: usize = 4 << 20;
-
-/// More holes than this are read as data, which compresses to nothing.
-const HOLES_MAX: usize = 1 << 16;
 
 /// Times this close to the moment of reading prove nothing about later changes.
 const RACY: Duration = Duration::from_secs(2);
@@ -103,26 +98,8 @@ impl From<Errno> for Trouble {
 
 impl From<std::io::Error> for Trouble {
     fn from(e: std::io::Error) -> Self {
-        Self::Unreadable(e.to_string())
+        if e.kind() == std::io::ErrorKind::NotFound { Self::Vanished } else { Self::Unreadable(e.to_string()) }
     }
-}
-
-/// Opened for reading after it was seen to be a regular file: opening a device or a pipe can do
-/// things, so the type is checked on a handle that opens nothing.
-fn open(item: &FileItem) -> Result<(File, Stat), Trouble> {
-    let none = Mode::empty();
-    let handle = openat(&item.dir, item.name.as_slice(), OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, none)?;
-    let stat = Stat::of(&handle)?;
-    if stat.kind != Type::File {
-        return Err(Trouble::Unreadable("it is no longer a regular file".into()));
-    }
-    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path.as_str(), flags | OFlags::NOATIME, none) {
-        Err(Errno::PERM) => rustix::fs::open(path.as_str(), flags, none)?,
-        other => other?,
-    };
-    Ok((File::from(file), stat))
 }
 
 /// The key under which an entry may be taken over later, unless it changed too recently.
@@ -130,63 +107,6 @@ pub fn key_of(stat: &Stat) -> Option<Key> {
     let limit = SystemTime::now().checked_sub(RACY)?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     let limit = Time { sec: i64::try_from(limit.as_secs()).ok()?, nsec: limit.subsec_nanos() };
     (stat.mtime < limit && stat.ctime < limit).then_some(Key { ino: stat.ino, ctime: stat.ctime })
-}
-
-/// Holes of a file that has fewer blocks than its size needs.
-fn holes(file: &File, stat: &Stat) -> std::io::Result<Vec<(u64, u64)>> {
-    if stat.blocks.saturating_mul(512) >= stat.size {
-        return Ok(Vec::new());
-    }
-    let mut holes: Vec<(u64, u64)> = Vec::new();
-    let mut at = 0;
-    while at < stat.size && holes.len() < HOLES_MAX {
-        let data = match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-            Ok(data) => data.min(stat.size),
-            // No data from here on.
-            Err(Errno::NXIO) => stat.size,
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Vec::new()),
-            Err(e) => return Err(e.into()),
-        };
-        if data > at {
-            holes.push((at, data - at));
-        }
-        if data >= stat.size {
-            break;
-        }
-        at = rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(data)).map_err(std::io::Error::from)?.max(data + 1);
-    }
-    Ok(holes)
-}
-
-/// Reads the bytes outside the holes, joined; ends early where the file does.
-struct DataReader<'a> {
-    file: &'a File,
-    holes: std::slice::Iter<'a, (u64, u64)>,
-    next_hole: Option<&'a (u64, u64)>,
-    at: u64,
-    size: u64,
-}
-
-impl<'a> DataReader<'a> {
-    fn new(file: &'a File, holes: &'a [(u64, u64)], size: u64) -> Self {
-        let mut holes = holes.iter();
-        let next_hole = holes.next();
-        Self { file, holes, next_hole, at: 0, size }
-    }
-}
-
-impl Read for DataReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while let Some((offset, len)) = self.next_hole.filter(|(offset, _)| *offset == self.at) {
-            self.at = offset + len;
-            self.next_hole = self.holes.next();
-        }
-        let end = self.next_hole.map_or(self.size, |(offset, _)| *offset);
-        let room = usize::try_from(end - self.at).unwrap_or(usize::MAX).min(buffer.len());
-        let n = self.file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.at)?;
-        self.at += n as u64;
-        Ok(n)
-    }
 }
 
 /// Fills as much of `buffer[have..]` as there is.
@@ -279,7 +199,7 @@ impl Worker<'_> {
     /// Reads a small file into the buffer: status if it did not change meanwhile, metadata, size,
     /// holes and the length of the content. `None` where it is not small any more.
     fn read_small(&mut self, item: &FileItem) -> Result<Option<SmallRead>, Trouble> {
-        let (file, stat) = open(item)?;
+        let (file, stat) = open(&item.dir, &item.name)?;
         // By the clock before reading: a change while it is read must not look old afterwards.
         let key = key_of(&stat);
         if stat.size > WHOLE_MAX {
@@ -302,12 +222,12 @@ impl Worker<'_> {
     /// Cuts a large file; the chunks are stored by whoever is free.
     fn large(&mut self, item: FileItem) -> Result<()> {
         self.context.progress.set_current(&String::from_utf8_lossy(&item.directory.child_path(&item.name)));
-        let (file, stat, holes) = match open(&item).and_then(|(file, stat)| {
+        let (file, stat, holes) = match open(&item.dir, &item.name).and_then(|(file, stat)| {
             let holes = holes(&file, &stat)?;
             Ok((file, stat, holes))
         }) {
             Ok(opened) => opened,
-            Err(trouble) => return self.trouble(item, trouble),
+            Err(e) => return self.trouble(item, e.into()),
         };
         // The kernel may fail an advice; it is only that.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);

@@ -20,7 +20,7 @@ use super::{BackupOutcome, BackupRequest};
 use crate::model::{Error, Id, Progress, Result};
 use crate::source::mounts::MountKind;
 use crate::source::stat::Type;
-use crate::source::{Excludes, Mounts, Owners, Stat, capture};
+use crate::source::{Excludes, Mounts, Owners, Stat, cachedir, capture};
 use crate::vault::seal::Class;
 use crate::vault::tree::entry::NAME_MAX;
 use crate::vault::tree::{Content, Entry, Kind, Link, Metadata, Origin, Time, content};
@@ -37,18 +37,18 @@ const CACHE_BACKLOG: usize = 10_000;
 /// every level on the way costs memory and a handle.
 const PATH_LIMIT: usize = 32 << 10;
 
-const TAG_NAME: &[u8] = b"CACHEDIR.TAG";
-const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
-
 /// The directories that lead to the resource's paths.
 #[derive(Debug, Default)]
-struct Plan {
-    wanted: bool,
-    below: BTreeMap<Vec<u8>, Plan>,
+pub struct Plan {
+    /// Whether this one is among the paths.
+    pub wanted: bool,
+    /// What lies beneath, by name.
+    pub below: BTreeMap<Vec<u8>, Plan>,
 }
 
 impl Plan {
-    fn new(paths: &[std::path::PathBuf]) -> Self {
+    /// The plan for these absolute paths.
+    pub fn new(paths: &[std::path::PathBuf]) -> Self {
         let mut plan = Self::default();
         for path in paths {
             let mut at = &mut plan;
@@ -351,9 +351,9 @@ impl<'a> Walker<'a> {
         if self.skipped(&stat, above) {
             origin = Origin::Skipped;
             names.clear();
-        } else if is_cache(&fd, &names) {
+        } else if cachedir::is_cache(&fd, &names) {
             origin = Origin::Skipped;
-            names.retain(|name| name == TAG_NAME);
+            names.retain(|name| name == cachedir::TAG_NAME);
         }
         names.retain(|name| {
             let fits = name.len() <= NAME_MAX;
@@ -561,20 +561,6 @@ fn names(fd: &Arc<OwnedFd>) -> Result<Vec<Vec<u8>>, Errno> {
     names.sort_unstable();
     names.dedup();
     Ok(names)
-}
-
-/// Whether a directory says that it is a cache (<https://bford.info/cachedir/>).
-fn is_cache(fd: &Arc<OwnedFd>, names: &[Vec<u8>]) -> bool {
-    let read = || -> Result<bool, Errno> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        if Stat::at(fd, TAG_NAME)?.kind != Type::File {
-            return Ok(false);
-        }
-        let file = openat(fd, TAG_NAME, flags, Mode::empty())?;
-        let mut head = [0; TAG.len()];
-        Ok(rustix::io::pread(file, &mut head, 0)? == TAG.len() && head == TAG)
-    };
-    names.binary_search_by(|name| name.as_slice().cmp(TAG_NAME)).is_ok() && read().unwrap_or(false)
 }
 
 /// The way from the directory `from` to `to`, both absolute.

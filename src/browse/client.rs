@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{MsgFlags, recv};
 use uuid::Uuid;
 
-use crate::model::{Error, ErrorKind, IoContext, Result};
+use crate::model::{Error, ErrorKind, IoContext, Result, message};
 
 use super::protocol::{Line, Request, Response, VERSION, VaultLine, connect};
 pub use super::types::{BackupView, Policy, VaultAccess};
@@ -169,7 +169,7 @@ fn watch(inner: &Weak<Inner>) {
         if let Err(error) = inner.revive(&mut state) {
             let pause = state.retry.map_or(LOOK, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
             state.retry = Some((Instant::now() + pause, pause));
-            tracing::warn!("{error}; trying again in {pause:?}");
+            tracing::warn!(message_id = message::MOUNT_FAILED, "{error}; trying again in {pause:?}");
         }
     }
 }

@@ -41,5 +41,5 @@ mod world;
 mod tests;
 
 pub use client::{BrowseClient, BrowseOptions};
-pub use server::main;
+pub use server::{command, main};
 pub use types::{BackupView, Policy, VaultAccess};

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::model::{Error, ErrorKind, IoContext, Result};
+use crate::model::{Error, ErrorKind, IoContext, Result, message};
 
 use super::fuse::{self, Notifier};
 use super::mount;
@@ -43,6 +43,11 @@ struct Options {
     /// Say on standard output, in one line of JSON, that the mount stands or why not
     #[arg(long, hide = true)]
     report: bool,
+}
+
+/// The process's definition, for its man page.
+pub fn command() -> clap::Command {
+    <Options as clap::CommandFactory>::command()
 }
 
 /// Runs the browse process with the arguments that follow `browse`. Gives the exit code: 0 when
@@ -70,7 +75,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
             3
         }
         Err(error) => {
-            tracing::error!("the browse process cannot start: {error}");
+            tracing::error!(message_id = message::MOUNT_FAILED, "the browse process cannot start: {error}");
             report(&options, &Response::Failed(error));
             1
         }

@@ -61,7 +61,8 @@ impl Job {
         self.id
     }
 
-    /// What it does: backup, restore, export, delete, prune, verify, sync, test or remove.
+    /// What it does: backup, restore, export, delete, prune, verify, sync, test, remove, task_backup,
+    /// task_restore, checkpoint or delete_checkpoint.
     #[zbus(property(emits_changed_signal = "const"))]
     async fn kind(&self) -> Result<String> {
         Ok(self.status()?.kind)

@@ -268,7 +268,8 @@ impl Manager {
 
     /// Lists backups. Keys: those of every list, and `resource` or `server_id` (s), `project` (s),
     /// `backup_type` (s), `type` (s), `status` (s; in_progress stands for pending and running), `vault` (s),
-    /// `machine` (s), `schedule` (s). Sorted by id or created_at, a page costs the same however many backups there are;
+    /// `machine` (s), `schedule` (s), `checkpoint` (t). Sorted by id or created_at, a page costs the same however
+    /// many backups there are;
     /// sorted by anything else, all that the filter leaves are read.
     #[zbus(out_args("count", "results"))]
     async fn list_backups(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
@@ -357,56 +358,46 @@ impl Manager {
         self.0.list(&header, Right::Read, move |s| s.list_backup_errors(id, options.read()?)).await
     }
 
-    /// Makes a schedule or changes one, and answers with its id; keys not given keep their value. Keys:
-    /// `cron` (s: five fields, six with seconds first, or @daily and the like), `timezone` (s, such as
-    /// Europe/Berlin; default the machine's), `enabled` (b), `what` (s: backup, snapshot), `type` (s: full,
-    /// database), `resources` (as; none: all there are when it runs), `vault` (s; none: each resource's own),
-    /// `retention` (u, days; default 30, 0: not by age), `max_backups` (u; 0: any number), `keep_daily`,
-    /// `keep_weekly`, `keep_monthly`, `keep_yearly` (u: the last backup of each of so many; with any of them
-    /// `retention` does not count), `full_every` (u: every so many backups everything is read again),
-    /// `notify_on_failure` (b). A run that was missed is caught up once. A resource whose earlier backup by
-    /// the schedule still waits or runs is left out. What is kept is decided per resource; the newest good
-    /// backup always stays.
-    #[zbus(out_args("id"))]
-    async fn set_schedule(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
-        self.0.call(&header, Right::Configure, move |s| s.set_schedule(&name, options.read()?)).await
-    }
-
-    /// One schedule: its settings, and `next_run`, `last_run`, `last_result` (running, completed, failed,
-    /// cancelled, skipped), `overdue` (b: a resource has no good backup of a run that was due an hour or, where
-    /// runs are rarer, up to a day ago), `message`.
-    #[zbus(out_args("schedule"))]
-    async fn get_schedule(&self, schedule: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_schedule(&schedule)).await
-    }
-
-    /// Lists schedules. Keys: those of every list.
-    #[zbus(out_args("count", "results"))]
-    async fn list_schedules(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_schedules(options.read()?)).await
-    }
-
-    /// Removes a schedule. Its backups stay until they are deleted.
-    async fn remove_schedule(&self, schedule: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.remove_schedule(&schedule, options.read()?)).await
-    }
-
-    /// Runs a schedule now, enabled or not; its next run stays. Answers one job for each resource.
-    #[zbus(out_args("jobs"))]
-    async fn run_schedule(
+    /// Backs up several resources of a vault at once, and answers with the checkpoint, whose `job` ends when
+    /// its backups have ended. Keys, also accepted within `parameters` (a{sv}): `resources` (as, ids or names;
+    /// default all that are backed up to the vault), `resource_details` (aa{sv}: `id`, `name`, `type`,
+    /// `extra_info`), `name` (s: letters, digits, Han, _ and -), `description` (s), `incremental` (b; default
+    /// true), `auto_trigger` (b: its backups are automatic ones), `retention_duration` (i: days after which
+    /// automatic ones may go; default -1, never). What cannot be backed up is in `skipped_resources`, with code
+    /// and reason, and the others go on.
+    #[zbus(out_args("checkpoint"))]
+    async fn create_checkpoint(
         &self,
-        schedule: String,
+        vault: String,
         options: Dict,
         #[zbus(header)] header: Header<'_>,
-    ) -> Result<Vec<OwnedObjectPath>> {
-        self.0.jobs(&header, Right::Backup, move |s| s.run_schedule(&schedule, options.read()?)).await
+    ) -> Result<Dict> {
+        self.0.object_with_job(&header, Right::Backup, move |s| s.create_checkpoint(&vault, options.read()?)).await
     }
 
-    /// What becomes of every good backup of a schedule: `backup` (t), `resource` (s), `created_at`, `keep` (b),
-    /// `reason` (s), `expires_at` (by age, or when coming runs will have replaced it; absent: not foreseen).
-    #[zbus(out_args("plan"))]
-    async fn plan_retention(&self, schedule: String, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
-        self.0.objects(&header, Right::Read, move |s| s.plan_retention(&schedule)).await
+    /// One checkpoint.
+    #[zbus(out_args("checkpoint"))]
+    async fn get_checkpoint(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_checkpoint(id)).await
+    }
+
+    /// Lists checkpoints. Keys: those of every list, and `vault` (s), `resource` (s), `name` (s), `status` (s:
+    /// protecting, available, error).
+    #[zbus(out_args("count", "results"))]
+    async fn list_checkpoints(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_checkpoints(options.read()?)).await
+    }
+
+    /// Deletes all backups of a checkpoint for good, and it with them. Refused while one of them is being made,
+    /// is in use or is protected.
+    #[zbus(out_args("job"))]
+    async fn delete_checkpoint(
+        &self,
+        id: u64,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        self.0.job(&header, Right::Delete, move |s| s.delete_checkpoint(id, options.read()?)).await
     }
 
     /// Copies a backup to another vault. Not built yet: it says so.
@@ -511,6 +502,113 @@ impl Manager {
     #[zbus(out_args("result"))]
     async fn restore_snapshot(&self, id: u64, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
         self.0.object_with_job(&header, Right::Restore, move |s| s.restore_snapshot(id, options.read()?)).await
+    }
+
+    /// Makes a task, which copies projects into a folder of plain files or brings such a copy back, and
+    /// answers with its id. Keys: `name` (s), `store_location` (s, absolute), `type` (s: DATA_BACKUP,
+    /// DATA_RESTORE), `content` (a{sv}: `common_data` b, `compression` b, `format` s: tar.zst or tar.gz,
+    /// `increment` b, `increment_date` s, `projects` aa{sv} of `project_id` s, `project_regex` s, `repo_list`
+    /// as, `repo_regex` s, `exclude_projects` as, `exclude_repos` as), `backup_setting` (a{sv}:
+    /// `conflict_strategy` s: SKIP, OVERWRITE; `error_strategy` s: CONTINUE, FAST_FAIL; `execution_strategy`
+    /// s: IMMEDIATELY, SPECIFIED_TIME, CRON_EXPRESSION; `execution_plan` a{sv} of `execute_immediately` b,
+    /// `execute_time` s, `cron_expression` s; `space_cap_check` b). A run writes beneath
+    /// STORE_LOCATION/NAME; the store_location of a DATA_RESTORE is what a run wrote, which takes the right
+    /// restore as well.
+    #[zbus(out_args("id"))]
+    async fn create_task(&self, task: Dict, #[zbus(header)] header: Header<'_>) -> Result<String> {
+        if task.has_text("type", "DATA_RESTORE") {
+            self.0.guard.check(&header, Right::Restore).await?;
+        }
+        let uid = self.0.guard.caller(&header, Right::Configure).await?;
+        self.0.run(move |s| s.create_task(task.read()?, &super::rights::user_name(uid))).await
+    }
+
+    /// Runs a task now. It may be run again and again, but not twice at once.
+    #[zbus(out_args("job"))]
+    async fn execute_task(
+        &self,
+        id: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<OwnedObjectPath> {
+        let right = match self.0.service.task_type(&id) {
+            Ok(kind) if kind.name() == "DATA_RESTORE" => Right::Restore,
+            Ok(_) => Right::Backup,
+            // What does not exist is told to those who may look.
+            Err(_) => Right::Read,
+        };
+        self.0.job(&header, right, move |s| s.execute_task(&id, options.read()?)).await
+    }
+
+    /// One task. `result` (completed, failed, cancelled), `error` and `report` are of its last run.
+    #[zbus(out_args("task"))]
+    async fn get_task(&self, id: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_task(&id)).await
+    }
+
+    /// One page of the tasks. Keys: `state` (s: PENDING, RUNNING, FINISHED), `page_number` (from 1),
+    /// `page_size` (1 to 1000; default 20). Answers `records`, `page_number`, `page_size`, `total_records`,
+    /// `total_pages`, `count`, `page`.
+    #[zbus(out_args("page"))]
+    async fn list_tasks(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.list_tasks(options.read()?)).await
+    }
+
+    /// Removes a task that does not run. What its runs wrote stays.
+    async fn remove_task(&self, id: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_task(&id, options.read()?)).await
+    }
+
+    /// Makes a schedule or changes one, and answers with its id; keys not given keep their value. Keys:
+    /// `cron` (s: five fields, six with seconds first, or @daily and the like), `timezone` (s, such as
+    /// Europe/Berlin; default the machine's), `enabled` (b), `what` (s: backup, snapshot), `type` (s: full,
+    /// database), `resources` (as; none: all there are when it runs), `vault` (s; none: each resource's own),
+    /// `retention` (u, days; default 30, 0: not by age), `max_backups` (u; 0: any number), `keep_daily`,
+    /// `keep_weekly`, `keep_monthly`, `keep_yearly` (u: the last backup of each of so many; with any of them
+    /// `retention` does not count), `full_every` (u: every so many backups everything is read again),
+    /// `notify_on_failure` (b). A run that was missed is caught up once. A resource whose earlier backup by
+    /// the schedule still waits or runs is left out. What is kept is decided per resource; the newest good
+    /// backup always stays.
+    #[zbus(out_args("id"))]
+    async fn set_schedule(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
+        self.0.call(&header, Right::Configure, move |s| s.set_schedule(&name, options.read()?)).await
+    }
+
+    /// One schedule: its settings, and `next_run`, `last_run`, `last_result` (running, completed, failed,
+    /// cancelled, skipped), `overdue` (b: a resource has no good backup of a run that was due an hour or, where
+    /// runs are rarer, up to a day ago), `message`.
+    #[zbus(out_args("schedule"))]
+    async fn get_schedule(&self, schedule: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
+        self.0.object(&header, Right::Read, move |s| s.get_schedule(&schedule)).await
+    }
+
+    /// Lists schedules. Keys: those of every list.
+    #[zbus(out_args("count", "results"))]
+    async fn list_schedules(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&header, Right::Read, move |s| s.list_schedules(options.read()?)).await
+    }
+
+    /// Removes a schedule. Its backups stay until they are deleted.
+    async fn remove_schedule(&self, schedule: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+        self.0.call(&header, Right::Configure, move |s| s.remove_schedule(&schedule, options.read()?)).await
+    }
+
+    /// Runs a schedule now, enabled or not; its next run stays. Answers one job for each resource.
+    #[zbus(out_args("jobs"))]
+    async fn run_schedule(
+        &self,
+        schedule: String,
+        options: Dict,
+        #[zbus(header)] header: Header<'_>,
+    ) -> Result<Vec<OwnedObjectPath>> {
+        self.0.jobs(&header, Right::Backup, move |s| s.run_schedule(&schedule, options.read()?)).await
+    }
+
+    /// What becomes of every good backup of a schedule: `backup` (t), `resource` (s), `created_at`, `keep` (b),
+    /// `reason` (s), `expires_at` (by age, or when coming runs will have replaced it; absent: not foreseen).
+    #[zbus(out_args("plan"))]
+    async fn plan_retention(&self, schedule: String, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
+        self.0.objects(&header, Right::Read, move |s| s.plan_retention(&schedule)).await
     }
 
     /// One job, ended or not.

@@ -25,6 +25,7 @@ pub fn path(kind: ObjectKind, id: u64) -> Result<OwnedObjectPath> {
         ObjectKind::Resource => "resource",
         ObjectKind::Vault => "vault",
         ObjectKind::Destination => "destination",
+        ObjectKind::Task => "task",
         ObjectKind::Schedule => "schedule",
         ObjectKind::Job => "job",
     };
@@ -81,6 +82,7 @@ macro_rules! object {
 
 object!(Resource, "org.strongroom1.Resource", get_resource, "What is backed up.");
 object!(Vault, "org.strongroom1.Vault", get_vault, "Where backups are kept.");
+object!(Task, "org.strongroom1.Task", get_task, "What copies projects into plain files, or brings them back.");
 object!(Schedule, "org.strongroom1.Schedule", get_schedule, "What is backed up by itself, and when.");
 object!(Destination, "org.strongroom1.Destination", get_destination, "A place that holds copies of vaults.");
 
@@ -93,6 +95,7 @@ pub async fn register(hub: &Arc<Hub>, connection: &zbus::Connection, kind: Objec
             ObjectKind::Resource => server.at(&path, Resource::new(hub.clone(), id)).await.map(drop),
             ObjectKind::Vault => server.at(&path, Vault::new(hub.clone(), id)).await.map(drop),
             ObjectKind::Destination => server.at(&path, Destination::new(hub.clone(), id)).await.map(drop),
+            ObjectKind::Task => server.at(&path, Task::new(hub.clone(), id)).await.map(drop),
             ObjectKind::Schedule => server.at(&path, Schedule::new(hub.clone(), id)).await.map(drop),
             ObjectKind::Job => server.at(&path, job::Job::new(hub.clone(), id)).await.map(drop),
         }
@@ -108,6 +111,7 @@ pub async fn unregister(connection: &zbus::Connection, kind: ObjectKind, id: u64
         ObjectKind::Resource => server.remove::<Resource, _>(&path).await,
         ObjectKind::Vault => server.remove::<Vault, _>(&path).await,
         ObjectKind::Destination => server.remove::<Destination, _>(&path).await,
+        ObjectKind::Task => server.remove::<Task, _>(&path).await,
         ObjectKind::Schedule => server.remove::<Schedule, _>(&path).await,
         ObjectKind::Job => server.remove::<job::Job, _>(&path).await,
     };
@@ -133,6 +137,10 @@ pub async fn invalidate(connection: &zbus::Connection, kind: ObjectKind, id: u64
             }
             ObjectKind::Destination => {
                 let interface = server.interface::<_, Destination>(&path).await?;
+                interface.get().await.info_invalidate(interface.signal_emitter()).await
+            }
+            ObjectKind::Task => {
+                let interface = server.interface::<_, Task>(&path).await?;
                 interface.get().await.info_invalidate(interface.signal_emitter()).await
             }
             ObjectKind::Schedule => {

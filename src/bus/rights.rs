@@ -46,7 +46,7 @@ impl Right {
             Self::Restore
         } else if ["delete", "remove", "prune"].iter().any(|k| kind.contains(k)) {
             Self::Delete
-        } else if ["backup", "verify", "sync"].iter().any(|k| kind.contains(k)) {
+        } else if ["backup", "checkpoint", "verify", "sync"].iter().any(|k| kind.contains(k)) {
             Self::Backup
         } else {
             Self::Configure
@@ -59,6 +59,12 @@ impl Right {
 pub struct Guard {
     // The connection owns the interfaces, and they own this: it must be let go in the end.
     connection: Mutex<Option<Connection>>,
+}
+
+/// What a user is called; the number where there is no name.
+pub fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 fn denied(right: Right, why: impl std::fmt::Display) -> super::error::Error {
@@ -78,6 +84,11 @@ impl Guard {
 
     /// Fails unless the sender of the message has the right.
     pub async fn check(&self, header: &Header<'_>, right: Right) -> Result<()> {
+        self.caller(header, right).await.map(drop)
+    }
+
+    /// The same, and who that is.
+    pub async fn caller(&self, header: &Header<'_>, right: Right) -> Result<u32> {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (Some(connection), Some(sender)) = (connection, header.sender()) else {
             return Err(denied(right, "the caller is not known to the bus"));
@@ -94,9 +105,10 @@ impl Guard {
             .map_err(|_| denied(right, "the caller has left the bus"))?;
         let uid: u32 = reply.body().deserialize().map_err(|_| denied(right, "the bus does not know the caller"))?;
         if uid == 0 || uid == nix::unistd::geteuid().as_raw() {
-            return Ok(());
+            return Ok(uid);
         }
-        ask_polkit(&connection, header, right).await
+        ask_polkit(&connection, header, right).await?;
+        Ok(uid)
     }
 }
 
@@ -136,6 +148,8 @@ mod tests {
         assert_eq!(Right::of_job("restore"), Right::Restore);
         assert_eq!(Right::of_job("delete_backup"), Right::Delete);
         assert_eq!(Right::of_job("verify_backup"), Right::Backup);
+        assert_eq!(Right::of_job("checkpoint"), Right::Backup);
+        assert_eq!(Right::of_job("delete_checkpoint"), Right::Delete);
         assert_eq!(Right::of_job("anything"), Right::Configure);
     }
 }

@@ -32,6 +32,11 @@ impl Dict {
         self.0.contains_key(key)
     }
 
+    /// Whether a key holds this text.
+    pub fn has_text(&self, key: &str, text: &str) -> bool {
+        self.0.get(key).is_some_and(|v| matches!(from_variant(key, v, 0), Ok(Value::Str(s)) if s == text))
+    }
+
     /// A map of the model, ready to be sent.
     pub fn write(map: &Map) -> Result<Self> {
         map.iter()

@@ -16,23 +16,8 @@ pub const BY_VAULT: u8 = 4;
 /// The index of backups being deleted; the key is 1.
 pub const DELETING: u8 = 5;
 
-/// The index of automatic backups by schedule and resource ([`group`]).
-pub const BY_SCHEDULE: u8 = 7;
-
-/// The index of backups that go by themselves, by the microsecond in which they do ([`moment`]).
-pub const EXPIRING: u8 = 10;
-
-/// The key of the automatic backups of one resource by one schedule; schedule 0: by none.
-pub fn group(schedule: u64, resource: u64) -> u64 {
-    // Ids count up from 1: neither half ever overflows, and the rows say exactly what they are.
-    (schedule << 32) | (resource & u64::from(u32::MAX))
-}
-
-/// The key of a time: the first microsecond that is not before it.
-pub fn moment(time: Timestamp) -> u64 {
-    u64::try_from((time.as_nanosecond() + 999) / 1000).unwrap_or(0)
-}
-
+/// The index of backups by checkpoint.
+pub const BY_CHECKPOINT: u8 = 9;
 /// The index of backups by project.
 pub const BY_PROJECT: u8 = 20;
 /// The index of backups by when they were made, in microseconds.
@@ -58,6 +43,23 @@ pub fn type_key(text: &str) -> u64 {
 /// The key of a backup type.
 pub fn origin_key(text: &str) -> u64 {
     u64::from(text != "manual")
+}
+
+/// The index of automatic backups by schedule and resource ([`group`]).
+pub const BY_SCHEDULE: u8 = 7;
+
+/// The index of backups that go by themselves, by the microsecond in which they do ([`moment`]).
+pub const EXPIRING: u8 = 10;
+
+/// The key of the automatic backups of one resource by one schedule; schedule 0: by none.
+pub fn group(schedule: u64, resource: u64) -> u64 {
+    // Ids count up from 1: neither half ever overflows, and the rows say exactly what they are.
+    (schedule << 32) | (resource & u64::from(u32::MAX))
+}
+
+/// The key of a time: the first microsecond that is not before it.
+pub fn moment(time: Timestamp) -> u64 {
+    u64::try_from((time.as_nanosecond() + 999) / 1000).unwrap_or(0)
 }
 
 /// A backup.
@@ -137,6 +139,9 @@ pub struct Backup {
     /// How many backups by that schedule there were since the one that read everything.
     #[serde(default)]
     pub since_full: u32,
+    /// The checkpoint it belongs to.
+    #[serde(default)]
+    pub checkpoint: Option<u64>,
 }
 
 impl Row for Backup {
@@ -155,15 +160,16 @@ impl Row for Backup {
         keys.push((BY_TIME, u64::try_from(self.created_at.as_microsecond()).unwrap_or(0)));
         keys.push((BY_TYPE, type_key(&self.r#type)));
         keys.push((BY_ORIGIN, origin_key(&self.backup_type)));
-        if self.backup_type == "automatic" {
+        // A checkpoint says itself how long its backups are kept.
+        if self.backup_type == "automatic" && self.checkpoint.is_none() {
             keys.push((BY_SCHEDULE, group(self.schedule.unwrap_or(0), self.resource)));
-        }
-        if let Some(time) = self.expires_at.filter(|_| !self.deleting) {
-            keys.push((EXPIRING, moment(time)));
         }
         if self.deleting {
             keys.push((DELETING, 1));
-        } else if self.status == State::Completed {
+        } else {
+            keys.extend(self.expires_at.map(|time| (EXPIRING, moment(time))));
+        }
+        if !self.deleting && self.status == State::Completed {
             keys.push((GOOD_BY_RESOURCE, self.resource));
             keys.push((GOOD_BY_VAULT, self.vault));
         }
@@ -175,6 +181,7 @@ impl Row for Backup {
         if self.unsure && self.status.ended() {
             keys.push((UNSURE, self.vault));
         }
+        keys.extend(self.checkpoint.map(|id| (BY_CHECKPOINT, id)));
         keys
     }
 }

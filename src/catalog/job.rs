@@ -26,6 +26,9 @@ pub struct Job {
     pub backup: Option<u64>,
     /// The vault it is about.
     pub vault: Option<u64>,
+    /// The job that waits for the end of this one, among others.
+    #[serde(default)]
+    pub part_of: Option<u64>,
     /// When it was queued.
     pub created_at: Timestamp,
     /// When its work began.
@@ -97,6 +100,30 @@ pub enum Task {
         /// Whether its data goes too.
         delete_data: bool,
     },
+    /// Runs a task that copies resources into plain files.
+    TaskBackup {
+        /// Which.
+        task: u64,
+    },
+    /// Runs a task that brings such a copy back.
+    TaskRestore {
+        /// Which.
+        task: u64,
+    },
+    /// Has no work of its own: ends when the backups of a checkpoint have ended.
+    Checkpoint {
+        /// Which.
+        checkpoint: u64,
+        /// Their jobs.
+        parts: Vec<u64>,
+    },
+    /// Has no work of its own: ends when the backups of a checkpoint are deleted.
+    DeleteCheckpoint {
+        /// Which.
+        checkpoint: u64,
+        /// The jobs that delete them.
+        parts: Vec<u64>,
+    },
 }
 
 /// How to restore.
@@ -130,6 +157,26 @@ impl Task {
             Self::Sync => "sync",
             Self::Test { .. } => "test",
             Self::Remove { .. } => "remove",
+            Self::TaskBackup { .. } => "task_backup",
+            Self::TaskRestore { .. } => "task_restore",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::DeleteCheckpoint { .. } => "delete_checkpoint",
+        }
+    }
+
+    /// The task that it runs.
+    pub fn task(&self) -> Option<u64> {
+        match self {
+            Self::TaskBackup { task } | Self::TaskRestore { task } => Some(*task),
+            _ => None,
+        }
+    }
+
+    /// The jobs that do the work, of one that only waits for others.
+    pub fn parts(&self) -> Option<&[u64]> {
+        match self {
+            Self::Checkpoint { parts, .. } | Self::DeleteCheckpoint { parts, .. } => Some(parts),
+            _ => None,
         }
     }
 }

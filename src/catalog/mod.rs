@@ -6,6 +6,7 @@
 //! caches) is never here.
 
 pub mod backup;
+pub mod checkpoint;
 pub mod destination;
 pub mod job;
 pub mod meta;
@@ -16,6 +17,7 @@ pub mod resource;
 pub mod schedule;
 pub mod state;
 pub mod table;
+pub mod task;
 pub mod vault;
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
@@ -26,9 +28,11 @@ use std::path::Path;
 use nix::fcntl::{Flock, FlockArg};
 use redb::{Database, ReadableDatabase};
 
+use crate::host::notify;
 use crate::model::{Error, IoContext, Result};
 
 pub use backup::Backup;
+pub use checkpoint::Checkpoint;
 pub use destination::Destination;
 pub use job::{Job, Task};
 pub use origin::Origin;
@@ -37,6 +41,7 @@ pub use resource::Resource;
 pub use schedule::{Keep, Schedule};
 pub use state::State;
 pub use table::{Reader, Row, Tables, Writer, rows_read};
+pub use task::TaskRow;
 pub use vault::VaultRow;
 
 /// The catalog's file in the state directory.
@@ -118,6 +123,10 @@ impl Catalog {
             .at(|| format!("cannot open {}", path.display()))?;
         let db = Database::builder()
             .set_cache_size(CACHE)
+            // Seldom: what `write` commits needs no repair that takes long.
+            .set_repair_callback(|session| {
+                notify::starting(&format!("repairing the catalog: {:.0} %", session.progress() * 100.0));
+            })
             .create(&path)
             .map_err(|e| unusable(&path, &redb::Error::from(e)))?;
         // The name of a new file must survive too.

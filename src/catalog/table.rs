@@ -22,7 +22,8 @@ const COUNTS: TableDefinition<(u8, u64), u64> = TableDefinition::new("counts");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// All kinds of rows, so that every table exists from the first start.
-const KINDS: [&str; 7] = ["projects", "resources", "destinations", "vaults", "backups", "jobs", "schedules"];
+const KINDS: &[&str] =
+    &["projects", "resources", "destinations", "vaults", "backups", "jobs", "tasks", "schedules", "checkpoints"];
 
 /// A kind of row. Rows are a version byte and JSON: a later version reads every earlier one.
 pub trait Row: Serialize + DeserializeOwned {
@@ -102,16 +103,17 @@ pub trait Tables {
     /// Ids of the rows with a key in an index, ascending.
     fn indexed(&self, index: u8, key: u64) -> Result<Vec<u64>>;
 
-    /// Ids of the rows with a key within bounds in an index, by key, then id.
-    fn between(&self, index: u8, low: u64, high: u64) -> Result<Vec<u64>>;
-
-    /// The lowest key in an index.
-    fn lowest(&self, index: u8) -> Result<Option<u64>>;
     /// How many rows have a key in a counted index.
     fn counted(&self, index: u8, key: u64) -> Result<u64>;
 
     /// (key, id) of all rows in an index, by key, then id.
     fn in_order(&self, index: u8) -> Result<Vec<(u64, u64)>>;
+
+    /// Ids of the rows with a key within bounds in an index, by key, then id.
+    fn between(&self, index: u8, low: u64, high: u64) -> Result<Vec<u64>>;
+
+    /// The lowest key in an index.
+    fn lowest(&self, index: u8) -> Result<Option<u64>>;
 
     /// The id behind a name.
     fn named<R: Row>(&self, scope: u64, name: &str) -> Result<Option<u64>>;
@@ -172,12 +174,6 @@ macro_rules! tables {
                     .collect()
             }
 
-            fn lowest(&self, index: u8) -> Result<Option<u64>> {
-                let table = self.0.open_table(INDEX).map_err(failed)?;
-                let mut range = table.range((index, 0, 0)..=(index, u64::MAX, u64::MAX)).map_err(failed)?;
-                range.next().map(|row| row.map(|(entry, _)| entry.value().1).map_err(failed)).transpose()
-            }
-
             fn counted(&self, index: u8, key: u64) -> Result<u64> {
                 let table = self.0.open_table(COUNTS).map_err(failed)?;
                 Ok(table.get((index, key)).map_err(failed)?.map_or(0, |n| n.value()))
@@ -190,6 +186,12 @@ macro_rules! tables {
                     .map_err(failed)?
                     .map(|row| row.map(|(entry, _)| (entry.value().1, entry.value().2)).map_err(failed))
                     .collect()
+            }
+
+            fn lowest(&self, index: u8) -> Result<Option<u64>> {
+                let table = self.0.open_table(INDEX).map_err(failed)?;
+                let mut range = table.range((index, 0, 0)..=(index, u64::MAX, u64::MAX)).map_err(failed)?;
+                range.next().map(|row| row.map(|(entry, _)| entry.value().1).map_err(failed)).transpose()
             }
 
             fn named<R: Row>(&self, scope: u64, name: &str) -> Result<Option<u64>> {
@@ -252,6 +254,17 @@ impl Writer {
         let next = table.get(R::TABLE).map_err(failed)?.map_or(0, |n| n.value()).saturating_add(1);
         table.insert(R::TABLE, next).map_err(failed)?;
         Ok(next)
+    }
+
+    /// An id for a row that comes from elsewhere: its own where no other row has it, else the next.
+    pub fn own_id<R: Row>(&self, id: u64) -> Result<u64> {
+        if id == 0 || id == u64::MAX || self.get::<R>(id)?.is_some() {
+            return self.next_id::<R>();
+        }
+        let mut table = self.0.open_table(COUNTERS).map_err(failed)?;
+        let last = table.get(R::TABLE).map_err(failed)?.map_or(0, |n| n.value());
+        table.insert(R::TABLE, last.max(id)).map_err(failed)?;
+        Ok(id)
     }
 
     /// Stores a row with its name and index entries; `AlreadyExists` if another has the name.

@@ -128,6 +128,7 @@ fn indexes_follow_their_rows() {
         resource: None,
         backup: None,
         vault: Some(1),
+        part_of: None,
         created_at: Timestamp::UNIX_EPOCH,
         started_at: None,
         completed_at: None,

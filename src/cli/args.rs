@@ -69,12 +69,47 @@ pub enum Verb {
         /// The backup
         id: Option<u64>,
     },
+    /// Copies of projects as plain files, and the way back
+    #[command(subcommand)]
+    Task(TaskVerb),
     /// What is backed up by itself, and when
     #[command(subcommand)]
     Schedule(ScheduleVerb),
     /// Work that is done, running or waiting
     #[command(subcommand)]
     Job(JobVerb),
+}
+
+/// What can be done with tasks.
+#[derive(Debug, Subcommand)]
+pub enum TaskVerb {
+    /// Make a task; it runs at once unless its plan says otherwise
+    Create {
+        /// A JSON document with the keys of CreateTask; - reads standard input
+        #[arg(value_name = "FILE.json")]
+        file: PathBuf,
+    },
+    /// Run a task now
+    Run {
+        /// The task
+        id: u64,
+    },
+    /// List tasks, the newest first
+    List {
+        /// Only those in this state
+        #[arg(long, value_parser = ["PENDING", "RUNNING", "FINISHED"])]
+        state: Option<String>,
+    },
+    /// Show one task
+    Show {
+        /// The task
+        id: u64,
+    },
+    /// Remove a task; what its runs wrote stays
+    Remove {
+        /// The task
+        id: u64,
+    },
 }
 
 /// What can be done with resources.
@@ -490,6 +525,11 @@ mod tests {
             "export 3 --format tar.gz",
             "browse",
             "browse 3",
+            "task create nightly.json",
+            "task run 7",
+            "task list --state FINISHED",
+            "task show 7",
+            "task remove 7",
             "schedule set nightly --cron @daily --timezone UTC --resource web db --vault v --retention 30 --max-backups 9",
             "schedule set nightly --keep-daily 7 --keep-weekly 4 --keep-monthly 12 --keep-yearly 3 --full-every 30",
             "schedule set nightly --all --enabled=false --notify-on-failure --type full",

@@ -15,6 +15,7 @@ mod sample;
 mod schedule;
 mod session;
 mod status;
+mod task;
 mod vault;
 mod wait;
 
@@ -31,6 +32,11 @@ use crate::bus::client::Client;
 use crate::model::{Error, ErrorKind, Result};
 
 pub use self::private::exec_tied;
+
+/// The command's definition, for man pages and completions.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
 
 /// Runs the command and returns its exit status.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> i32 {
@@ -106,6 +112,7 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::Restore(what) => restore::restore(session, &what).await,
         Verb::Export(what) => restore::export(session, &what).await,
         Verb::Browse { id } => restore::browse(session, id).await,
+        Verb::Task(verb) => task::run(session, verb).await,
         Verb::Schedule(verb) => schedule::run(session, verb).await,
         Verb::Job(verb) => job::run(session, verb).await,
     }

@@ -15,6 +15,11 @@ pub fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// It starts, is at this, and may take another ten minutes for it.
+pub fn starting(step: &str) {
+    tell(&[NotifyState::Status(step), NotifyState::ExtendTimeoutUsec(600_000_000)]);
+}
+
 /// What it is about.
 pub fn status(status: &str) {
     tell(&[NotifyState::Status(status)]);

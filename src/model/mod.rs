@@ -3,6 +3,7 @@
 pub mod args;
 pub mod error;
 pub mod id;
+pub mod message;
 pub mod name;
 pub mod progress;
 pub mod value;

@@ -94,3 +94,27 @@ impl Value {
 pub fn map_to_json(map: &Map) -> serde_json::Value {
     serde_json::Value::Object(map.iter().map(|(k, v)| (k.clone(), v.to_json())).collect())
 }
+
+/// A JSON object as a map; what D-Bus cannot say (null) is left out.
+pub fn map_from_json(object: &serde_json::Map<String, serde_json::Value>) -> Map {
+    object.iter().filter_map(|(key, value)| Some((key.clone(), json_value(value)?))).collect()
+}
+
+fn json_value(value: &serde_json::Value) -> Option<Value> {
+    use serde_json::Value as Json;
+    Some(match value {
+        Json::Null => return None,
+        Json::Bool(b) => Value::Bool(*b),
+        Json::Number(n) => n
+            .as_u64()
+            .map(Value::Uint)
+            .or_else(|| n.as_i64().map(Value::Int))
+            .or_else(|| n.as_f64().map(Value::Double))?,
+        Json::String(s) => Value::Str(s.clone()),
+        Json::Array(list) if !list.is_empty() && list.iter().all(Json::is_object) => {
+            Value::Maps(list.iter().filter_map(Json::as_object).map(map_from_json).collect())
+        }
+        Json::Array(list) => Value::List(list.iter().filter_map(json_value).collect()),
+        Json::Object(object) => Value::Map(map_from_json(object)),
+    })
+}

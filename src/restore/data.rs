@@ -139,7 +139,8 @@ impl Layout {
 }
 
 /// The ranges of a file outside its holes, with how much content lies before each.
-fn ranges(size: u64, holes: &[(u64, u64)]) -> Vec<(u64, u64, u64)> {
+/// The ranges outside the holes: (offset in the file, length, offset in the content).
+pub fn ranges(size: u64, holes: &[(u64, u64)]) -> Vec<(u64, u64, u64)> {
     let mut ranges = Vec::with_capacity(holes.len() + 1);
     let (mut at, mut content) = (0, 0);
     for (offset, len) in holes.iter().copied().chain([(size, 0)]) {

@@ -264,7 +264,8 @@ impl Job<'_> {
     }
 }
 
-fn make_special(dir: &OwnedFd, name: &[u8], kind: &Kind) -> rustix::io::Result<()> {
+/// Makes an inode that is neither a directory nor a file, for its owner alone.
+pub fn make_special(dir: &OwnedFd, name: &[u8], kind: &Kind) -> rustix::io::Result<()> {
     let mode = Mode::RUSR | Mode::WUSR;
     let device = |d: &crate::vault::tree::Device| makedev(d.major, d.minor);
     match kind {
@@ -278,7 +279,7 @@ fn make_special(dir: &OwnedFd, name: &[u8], kind: &Kind) -> rustix::io::Result<(
 }
 
 /// Refuses what somebody put under the temporary name between making and opening it.
-fn is_what_was_made(file: &OwnedFd, kind: &Kind) -> Result<()> {
+pub fn is_what_was_made(file: &OwnedFd, kind: &Kind) -> Result<()> {
     let stat = Stat::of(file).at(|| "cannot look at what was made")?;
     let like = match kind {
         Kind::Symlink { target } => {

@@ -36,6 +36,8 @@ pub enum Scope {
     Unlocked,
     /// Owner, mode and ACL: what is known of a directory above the backup's paths.
     Ancestor,
+    /// All but the inode flags, which stay as they are.
+    Unflagged,
 }
 
 /// What came of bringing an inode to its metadata.
@@ -177,7 +179,7 @@ impl<'a> Todo<'a> {
         let wanted_flags = match scope {
             Scope::All => IFlags::from_bits_retain(want.flags) & settable,
             Scope::Unlocked => IFlags::from_bits_retain(want.flags) & (settable - LOCKS),
-            Scope::Ancestor => have.flags & settable,
+            Scope::Ancestor | Scope::Unflagged => have.flags & settable,
         };
         let mut todo = Self { owner, mode, remove, set, mtime: false, flags: false, wanted_flags };
         // Setting the mode or an ACL never changes the modification time.

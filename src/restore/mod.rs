@@ -8,18 +8,18 @@
 
 mod batch;
 mod check;
-mod data;
-mod dir;
-mod item;
-mod job;
-mod journal;
+pub mod data;
+pub mod dir;
+pub mod item;
+pub mod job;
+pub mod journal;
 mod links;
-mod live;
-mod meta;
+pub mod live;
+pub mod meta;
 mod select;
 mod sweep;
 mod tally;
-mod tar;
+pub mod tar;
 mod walk;
 
 use std::path::{Path, PathBuf};

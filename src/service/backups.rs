@@ -25,6 +25,7 @@ const FIELDS: &[&str] = &[
     "machine",
     "vault",
     "schedule",
+    "checkpoint",
     "type",
     "backup_type",
     "incremental",
@@ -61,6 +62,7 @@ pub(super) struct Wish {
     pub incremental: bool,
     pub schedule: Option<u64>,
     pub since_full: u32,
+    pub checkpoint: Option<u64>,
 }
 
 pub(super) fn description(args: &mut Args) -> Result<Option<String>> {
@@ -213,6 +215,7 @@ impl Service {
             unsure: false,
             schedule: wish.schedule,
             since_full: wish.since_full,
+            checkpoint: wish.checkpoint,
         };
         w.put(&row)?;
         let draft = Draft {
@@ -247,7 +250,8 @@ impl Service {
             })?]),
         };
         let vault = args.string("vault")?;
-        let nothing = args.uint("checkpoint", 0, u64::MAX)?.is_some() | args.string("task")?.is_some();
+        let checkpoint = args.uint("checkpoint", 1, u64::MAX)?;
+        let nothing = args.string("task")?.is_some();
         let machine = args.string("machine")?;
         let schedule = args.string("schedule")?;
         args.finish()?;
@@ -264,11 +268,8 @@ impl Service {
             if let Some(selector) = vault {
                 sets.push(r.indexed(index::BY_VAULT, select::vault(r, &selector)?.id)?);
             }
-            if let Some(selector) = schedule {
-                let id = select::schedule(r, &selector)?.id;
-                let mut ids = r.between(index::BY_SCHEDULE, index::group(id, 0), index::group(id, u64::MAX))?;
-                ids.sort_unstable();
-                sets.push(ids);
+            if let Some(id) = checkpoint {
+                sets.push(r.indexed(index::BY_CHECKPOINT, id)?);
             }
             if let Some(selector) = in_project {
                 sets.push(r.indexed(index::BY_PROJECT, select::project(r, &selector)?.id)?);
@@ -279,7 +280,13 @@ impl Service {
             if let Some(text) = kind {
                 sets.push(r.indexed(index::BY_TYPE, index::type_key(&text))?);
             }
-            // Backups of checkpoints, tasks and other machines come with later versions.
+            if let Some(selector) = schedule {
+                let id = select::schedule(r, &selector)?.id;
+                let mut ids = r.between(index::BY_SCHEDULE, index::group(id, 0), index::group(id, u64::MAX))?;
+                ids.sort_unstable();
+                sets.push(ids);
+            }
+            // Backups of tasks and other machines come with later versions.
             if nothing || machine.is_some_and(|m| m != self.machine.name) {
                 return Ok((0, Vec::new()));
             }
@@ -396,6 +403,7 @@ impl Service {
         if let Some(id) = row.schedule {
             f.opt("schedule", t.get::<Schedule>(id)?.map(|s| s.name));
         }
+        f.opt("checkpoint", row.checkpoint);
         f.set("type", row.r#type.as_str()).set("backup_type", row.backup_type.as_str());
         f.set("incremental", row.incremental).set("partial", row.partial).set("protected", row.protected);
         f.set("status", row.status.name()).opt("size", row.size).opt("stored_size", row.stored);

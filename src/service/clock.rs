@@ -118,6 +118,8 @@ impl Service {
         ("expired backups", Self::tick_retention),
         ("vaults", Self::tick_housekeeping),
         ("overdue schedules", Self::tick_overdue),
+        ("tasks", Self::tick_tasks),
+        ("checkpoints", Self::tick_checkpoints),
         ("metrics", Self::tick_metrics),
     ];
 

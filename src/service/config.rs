@@ -38,12 +38,12 @@ impl Default for Config {
 struct File {
     limits: LimitsTable,
     jobs: JobsTable,
-    metrics: MetricsTable,
     // Objects, which `declared` reads.
     project: IgnoredAny,
     destination: IgnoredAny,
     vault: IgnoredAny,
     resource: IgnoredAny,
+    metrics: MetricsTable,
 }
 
 #[derive(Debug, Deserialize, Default)]

@@ -9,6 +9,8 @@ pub enum ObjectKind {
     Vault,
     /// A destination.
     Destination,
+    /// A task.
+    Task,
     /// A schedule.
     Schedule,
     /// A job that has not ended. Announced by the job events alone.
@@ -81,7 +83,8 @@ pub enum Event {
 pub struct JobStatus {
     /// Its number.
     pub id: u64,
-    /// `backup`, `restore`, `export`, `delete`, `prune`, `verify`, `sync`, `test` or `remove`.
+    /// `backup`, `restore`, `export`, `delete`, `prune`, `verify`, `sync`, `test`, `remove`, `task_backup`,
+    /// `task_restore`, `checkpoint` or `delete_checkpoint`.
     pub kind: String,
     /// `pending`, `running`, `completed`, `failed` or `cancelled`.
     pub state: String,

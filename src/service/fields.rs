@@ -4,9 +4,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use serde_json::Value as Json;
 
 use crate::catalog::Origin;
+pub use crate::model::value::map_from_json as from_json;
 use crate::model::{Map, Value};
 
 /// A map in the making. What is not known is left out.
@@ -70,29 +70,6 @@ pub fn lossy(path: &Path) -> String {
 /// The bus path of a job.
 pub fn job_path(id: u64) -> Value {
     Value::Path(format!("/org/strongroom1/job/{id}"))
-}
-
-/// A JSON object as a map; what D-Bus cannot say (null) is left out.
-pub fn from_json(object: &serde_json::Map<String, Json>) -> Map {
-    object.iter().filter_map(|(key, value)| Some((key.clone(), json_value(value)?))).collect()
-}
-
-fn json_value(value: &Json) -> Option<Value> {
-    Some(match value {
-        Json::Null => return None,
-        Json::Bool(b) => Value::Bool(*b),
-        Json::Number(n) => n
-            .as_u64()
-            .map(Value::Uint)
-            .or_else(|| n.as_i64().map(Value::Int))
-            .or_else(|| n.as_f64().map(Value::Double))?,
-        Json::String(s) => Value::Str(s.clone()),
-        Json::Array(list) if !list.is_empty() && list.iter().all(Json::is_object) => {
-            Value::Maps(list.iter().filter_map(Json::as_object).map(from_json).collect())
-        }
-        Json::Array(list) => Value::List(list.iter().filter_map(json_value).collect()),
-        Json::Object(object) => Value::Map(from_json(object)),
-    })
 }
 
 #[cfg(test)]

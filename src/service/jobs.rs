@@ -32,7 +32,21 @@ const FIELDS: &[&str] = &[
     "backup",
     "vault",
 ];
-const KINDS: &[&str] = &["backup", "restore", "export", "delete", "prune", "verify", "sync", "test", "remove"];
+const KINDS: &[&str] = &[
+    "backup",
+    "restore",
+    "export",
+    "delete",
+    "prune",
+    "verify",
+    "sync",
+    "test",
+    "remove",
+    "task_backup",
+    "task_restore",
+    "checkpoint",
+    "delete_checkpoint",
+];
 const STATES: &[&str] = &["pending", "running", "in_progress", "completed", "failed", "cancelled"];
 
 /// The D-Bus name of a class of failures.
@@ -107,6 +121,16 @@ fn status(row: &Job, live: Option<&Live>) -> JobStatus {
     s
 }
 
+#[allow(clippy::cast_precision_loss)]
+fn mean(sum: f64, count: usize) -> f64 {
+    if count == 0 { 0.0 } else { (sum / count as f64).clamp(0.0, 1.0) }
+}
+
+/// Those of some jobs that are still known: of ended ones the oldest are dropped.
+pub(super) fn parts_of(t: &impl Tables, parts: &[u64]) -> Result<Vec<Job>> {
+    parts.iter().filter_map(|id| t.get(*id).transpose()).collect()
+}
+
 fn end_time(now: Timestamp, left: Duration) -> u64 {
     micros(now).saturating_add(u64::try_from(left.as_micros()).unwrap_or(u64::MAX))
 }
@@ -115,17 +139,39 @@ impl Service {
     /// A job as it is now.
     pub fn job_status(&self, id: u64) -> Result<JobStatus> {
         let row: Job = self.catalog.read(|r| r.need(id))?;
-        Ok(status(&row, self.jobs.live(id).as_deref()))
+        self.status_of(&row)
     }
 
     /// One job.
     pub fn get_job(&self, id: u64) -> Result<Map> {
         let row: Job = self.catalog.read(|r| r.need(id))?;
-        Ok(self.job_map(&row))
+        self.job_map(&row)
     }
 
-    fn job_map(&self, row: &Job) -> Map {
-        let s = status(row, self.jobs.live(row.id).as_deref());
+    /// A job that waits for others is as far as they are.
+    fn status_of(&self, row: &Job) -> Result<JobStatus> {
+        let mut whole = status(row, self.jobs.live(row.id).as_deref());
+        let Some(parts) = row.task.parts().filter(|_| !row.state.ended()) else { return Ok(whole) };
+        let parts = self.catalog.read(|r| parts_of(r, parts))?;
+        let mut done = 0.0;
+        for part in &parts {
+            let s = status(part, self.jobs.live(part.id).as_deref());
+            whole.bytes_done += s.bytes_done;
+            whole.bytes_total += s.bytes_total;
+            whole.files_done += s.files_done;
+            whole.files_total += s.files_total;
+            whole.rate += s.rate;
+            done += if part.state.ended() { 1.0 } else { s.progress };
+            if part.state == State::Running {
+                whole.current_item = s.current_item;
+            }
+        }
+        whole.progress = mean(done, parts.len());
+        Ok(whole)
+    }
+
+    fn job_map(&self, row: &Job) -> Result<Map> {
+        let s = self.status_of(row)?;
         let mut f = Fields::default();
         f.set("id", row.id).set("kind", s.kind).set("state", s.state).set("progress", s.progress);
         f.set("bytes_done", s.bytes_done).set("files_done", s.files_done);
@@ -136,10 +182,23 @@ impl Service {
         f.time("completed_at", row.completed_at).opt("error", row.error.as_deref());
         f.opt("error_name", row.error_kind.map(error_name));
         f.opt("resource", row.resource).opt("backup", row.backup).opt("vault", row.vault);
+        f.opt("task", row.task.task().map(|id| id.to_string()));
         if row.state.ended() {
             f.set("result", fields::from_json(&row.result));
         }
-        f.done()
+        Ok(f.done())
+    }
+
+    /// Cancels what a job waits for; it ends with the last of it. The last is asked first, so that
+    /// none of them begins in the meantime.
+    fn cancel_all(&self, parts: &[u64]) -> Result<()> {
+        for id in parts.iter().rev() {
+            match self.cancel_job(*id, Map::new()) {
+                Err(e) if !matches!(e.kind, ErrorKind::InvalidState | ErrorKind::NotFound) => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Lists jobs; finished ones stay listed.
@@ -187,7 +246,7 @@ impl Service {
             }
             Ok((rows.len() as u64, rows, false))
         })?;
-        let maps: Vec<Map> = rows.iter().map(|row| self.job_map(row)).collect();
+        let maps: Vec<Map> = rows.iter().map(|row| self.job_map(row)).collect::<Result<_>>()?;
         Ok(if paged { (count, maps) } else { page.cut(maps) })
     }
 
@@ -197,6 +256,9 @@ impl Service {
         let row: Job = self.catalog.read(|r| r.need(id))?;
         if row.state.ended() {
             return Err(Error::invalid_state(format!("job {id} is {} already", row.state.name())));
+        }
+        if let Some(parts) = row.task.parts() {
+            return self.cancel_all(parts);
         }
         // A job whose row is there is in the queue, or was.
         let guard = locked(&self.submitting);

@@ -6,7 +6,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `projects` … `backups`, `schedules`, `restores`, `exports`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `projects` … `backups`, `schedules`, `checkpoints`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
@@ -16,11 +16,14 @@
 //! | `clock` | what time it is, and what is due |
 //! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
 //! | `later` | what is on the bus before it is built |
+//! | `taskform`, `common` | what a task looks like, and the configuration that it carries |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
 mod backups;
 mod check;
+mod checkpoints;
 mod clock;
+mod common;
 mod config;
 mod declare;
 mod declared;
@@ -31,6 +34,7 @@ mod fields;
 mod first;
 mod housekeeping;
 mod jobs;
+mod journal;
 mod keys;
 mod later;
 mod metrics;
@@ -46,6 +50,8 @@ mod schedules;
 mod select;
 mod show;
 mod submit;
+mod taskform;
+mod tasks;
 mod tell;
 mod vaults;
 mod work;
@@ -61,7 +67,7 @@ use std::time::Duration;
 
 use tokio::sync::broadcast;
 
-use crate::catalog::{Catalog, Destination, Resource, Schedule, State, Tables, VaultRow, private_dir};
+use crate::catalog::{Catalog, Destination, Resource, Schedule, State, Tables, TaskRow, VaultRow, private_dir};
 use crate::host;
 use crate::jobs::Jobs;
 use crate::model::{Args, Error, Map, Result};
@@ -91,6 +97,8 @@ pub struct Service {
     descriptors: Mutex<BTreeMap<u64, Arc<OwnedFd>>>,
     /// Held from a job's row to its place in the queue, so that nobody sees one without the other.
     submitting: Mutex<()>,
+    /// Held while a job that waits for others is ended, so that it ends once.
+    settling: Mutex<()>,
     /// Held while a vault or destination is made or moved, outside of transactions.
     making: Mutex<()>,
     /// When it was last looked for what is overdue.
@@ -162,6 +170,7 @@ impl Service {
             machine,
             descriptors: Mutex::default(),
             submitting: Mutex::default(),
+            settling: Mutex::default(),
             making: Mutex::default(),
             overdue_looked: Mutex::default(),
             metrics_written: Mutex::default(),
@@ -175,6 +184,7 @@ impl Service {
             service.declare(&declared).map_err(Unopened::configuration)?;
         }
         service.recover()?;
+        host::notify::starting("showing the backups");
         service.show_all();
         Ok(service)
     }
@@ -236,6 +246,7 @@ impl Service {
             }
             found.extend(r.ids::<VaultRow>()?.into_iter().map(|id| (ObjectKind::Vault, id)));
             found.extend(r.ids::<Destination>()?.into_iter().map(|id| (ObjectKind::Destination, id)));
+            found.extend(r.ids::<TaskRow>()?.into_iter().map(|id| (ObjectKind::Task, id)));
             found.extend(r.ids::<Schedule>()?.into_iter().map(|id| (ObjectKind::Schedule, id)));
             for state in [State::Pending, State::Running] {
                 let ids = r.indexed(crate::catalog::job::BY_STATE, state.key())?;
@@ -253,8 +264,8 @@ impl Service {
     pub fn reload(&self, options: Map) -> Result<()> {
         Args::new(options).finish()?;
         let config = Config::load(&self.options.config)?;
-        let lanes = config.lanes;
         self.declare(&declared::load(&self.options.config)?)?;
+        let lanes = config.lanes;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         if let Some(me) = self.me.upgrade() {
             self.jobs.set_limits(lanes, &me);

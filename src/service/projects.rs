@@ -3,7 +3,7 @@
 use super::declare::refuse_declared;
 use super::fields::Fields;
 use super::page::Page;
-use super::{Service, select};
+use super::{Service, select, tasks};
 use crate::catalog::{Origin, Project, Resource, Tables, VaultRow, project, resource};
 use crate::model::{Args, Error, Map, Result, name};
 
@@ -73,6 +73,7 @@ impl Service {
                     row.name, vault.name
                 )));
             }
+            tasks::refuse_named(w, &row, None)?;
             w.remove::<Project>(row.id)
         })
     }

@@ -5,8 +5,9 @@
 
 use super::submit::Draft;
 use super::work::temporary;
-use super::{Event, Service, backups};
-use crate::catalog::{Backup, Job, Resource, State, Tables, Task, VaultRow, backup, job};
+use super::{Event, Service, backups, tasks};
+use crate::catalog::{Backup, Job, Resource, State, Tables, Task, TaskRow, VaultRow, backup, job};
+use crate::host;
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Error, ErrorKind, Result};
 use crate::vault::{Manifest, Vault};
@@ -20,10 +21,22 @@ enum Fate {
 fn fate(job: &Job) -> Fate {
     match (&job.task, job.state) {
         (Task::Delete | Task::Remove { .. }, _) => Fate::Again,
-        (Task::Backup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync, State::Pending) => Fate::Again,
+        (
+            Task::Backup { .. } | Task::TaskBackup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync,
+            State::Pending,
+        ) => Fate::Again,
         (Task::Backup { .. }, _) => Fate::Failed(
             "the daemon stopped before it finished; what it had stored is found and used by the next backup",
         ),
+        (Task::TaskBackup { .. }, _) => {
+            Fate::Failed("the daemon stopped before it finished; nothing of it was left: run the task again")
+        }
+        (Task::TaskRestore { .. }, State::Pending) => {
+            Fate::Failed("the daemon stopped before it began; run the task again")
+        }
+        (Task::TaskRestore { .. }, _) => {
+            Fate::Failed("the daemon stopped before it finished; every file is whole, old or new: run the task again")
+        }
         (Task::Restore(_), State::Pending) => Fate::Failed("the daemon stopped before it began; restore again"),
         (Task::Restore(_), _) => {
             Fate::Failed("the daemon stopped before it finished; every file is whole, old or new: restore again")
@@ -38,6 +51,7 @@ fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
     let vault = || job.vault.map(Key::Vault);
     Ok(match (&job.task, job.backup) {
         (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
+        (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
         (Task::Delete, Some(id)) => backups::delete_ticket(&t.need(id)?),
         (Task::Prune { .. } | Task::Remove { .. } | Task::Delete, _) => {
             Ticket { exclusive: vault().into_iter().collect(), ..Ticket::free(Lane::Maintenance) }
@@ -55,7 +69,8 @@ impl Service {
             open.sort_by_key(|j| j.id);
             Ok(open)
         })?;
-        for job in &open {
+        for job in open.iter().filter(|j| j.task.parts().is_none()) {
+            host::notify::starting(&format!("recovering job {} ({})", job.id, job.task.kind()));
             let mut unsure = false;
             if let (Task::Backup { .. }, State::Running, Some(id)) = (&job.task, job.state, job.backup) {
                 match self.find_manifest(id) {
@@ -77,13 +92,14 @@ impl Service {
                 Fate::Again => self.queue_again(job)?,
                 Fate::Failed(why) => self.catalog.write(|w| {
                     let now = self.now();
-                    w.update::<Job>(job.id, |row| {
+                    let ended = w.update::<Job>(job.id, |row| {
                         row.state = State::Failed;
                         row.completed_at = Some(now);
                         row.error = Some(why.into());
                         row.error_kind = Some(ErrorKind::Failed);
                         Ok(())
                     })?;
+                    super::work::follow(w, &ended)?;
                     if let (Task::Backup { .. }, Some(id)) = (&job.task, job.backup) {
                         w.update::<Backup>(id, |row| {
                             row.status = State::Failed;
@@ -98,7 +114,12 @@ impl Service {
             }
             self.tell_failure(job.id);
         }
-        self.finish_deletions()
+        self.finish_deletions()?;
+        // What only waits for others is as far as they are.
+        for job in open.iter().filter(|j| j.task.parts().is_some()) {
+            self.settle(job.id);
+        }
+        Ok(())
     }
 
     fn queue_again(&self, job: &Job) -> Result<()> {
@@ -108,6 +129,7 @@ impl Service {
                 row.started_at = None;
                 Ok(())
             })?;
+            super::work::follow(w, &row)?;
             if let (Task::Backup { .. }, Some(id)) = (&row.task, row.backup) {
                 w.update::<Backup>(id, |backup| {
                     backup.status = State::Pending;
@@ -128,7 +150,16 @@ impl Service {
             Task::Export { path: Some(path), .. } => {
                 let _ = std::fs::remove_file(temporary(path, job.id));
             }
-            Task::Restore(_) => {
+            Task::TaskBackup { task } => {
+                let left = self.catalog.read(|r| r.get::<TaskRow>(*task)).and_then(|row| match row {
+                    Some(row) => crate::plain::remove_left(&Self::task_results(&row), job.id),
+                    None => Ok(()),
+                });
+                if let Err(e) = left {
+                    tracing::warn!("what the copy of job {} left could not be removed: {e}", job.id);
+                }
+            }
+            Task::Restore(_) | Task::TaskRestore { .. } => {
                 if let Err(e) = crate::restore::recover(&self.journal(job.id)) {
                     tracing::warn!("what the restore of job {} left could not be removed: {e}", job.id);
                 }
@@ -242,7 +273,7 @@ impl Service {
 /// The error of a job that the daemon's own stop ended.
 pub(super) fn stopped(task: &Task) -> Option<Error> {
     match task {
-        Task::Restore(_) => {
+        Task::Restore(_) | Task::TaskRestore { .. } => {
             Some(Error::failed("the daemon stopped before it finished; every file is whole, old or new: restore again"))
         }
         Task::Export { .. } | Task::Test { .. } => {

@@ -8,7 +8,7 @@ use regex_automata::meta::Regex;
 use super::declare::refuse_declared;
 use super::fields::{self, Fields};
 use super::page::Page;
-use super::{Event, ObjectKind, Service, check, not_offered, schedules, select};
+use super::{Event, ObjectKind, Service, check, not_offered, schedules, select, tasks};
 use crate::catalog::{
     Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
     resource,
@@ -270,6 +270,8 @@ impl Service {
                     job.id, row.name
                 )));
             }
+            let project = w.need::<Project>(row.project)?;
+            tasks::refuse_named(w, &project, Some(&row))?;
             schedules::refuse_named(w, &format!("resource {:?}", row.name), |s| s.resources.contains(&row.id))?;
             row.removed_at = Some(self.now());
             w.put(&row)?;
@@ -292,7 +294,7 @@ impl Service {
         let mut args = Args::new(options);
         let page = Page::take(&mut args, FIELDS)?;
         let in_project = args.string("project")?;
-        let pattern = args.string("name_regex")?.map(|p| name_regex(&p)).transpose()?;
+        let pattern = args.string("name_regex")?.map(|p| name_regex("name_regex", &p)).transpose()?;
         let kind = args.string("kind")?.map(|k| check::kind(&k)).transpose()?;
         let unprotected = args.bool("unprotected")?;
         let never = args.bool("never_backed_up")?;
@@ -410,10 +412,14 @@ pub(super) fn open_jobs(t: &impl Tables) -> Result<Vec<Job>> {
 }
 
 /// A regular expression that must match a whole name; a lone `*` means all.
-fn name_regex(text: &str) -> Result<Regex> {
+pub(super) fn name_regex(key: &str, text: &str) -> Result<Regex> {
     let pattern = if text == "*" { ".*" } else { text };
-    Regex::builder()
-        .configure(Regex::config().nfa_size_limit(Some(1 << 20)))
-        .build(&format!("^(?:{pattern})$"))
-        .map_err(|_| Error::invalid(format!("name_regex is {text:?}, which is not a regular expression")))
+    let build = |pattern: &str| {
+        Regex::builder()
+            .configure(Regex::config().nfa_size_limit(Some(1 << 20)))
+            .build(pattern)
+            .map_err(|_| Error::invalid(format!("{key} is {text:?}, which is not a regular expression")))
+    };
+    // By itself first: it must not end the group that is put around it.
+    build(pattern).and_then(|_| build(&format!("^(?:{pattern})$")))
 }

@@ -43,7 +43,7 @@ fn decide(schedule: Option<&Schedule>, rows: &[Backup], now: Timestamp) -> Resul
 
 /// Writes down when each backup of the group of `of` goes; answers those that have to go now.
 pub(super) fn replan(w: &Writer, of: &Backup, now: Timestamp) -> Result<Vec<u64>> {
-    if of.backup_type != "automatic" {
+    if of.backup_type != "automatic" || of.checkpoint.is_some() {
         return Ok(Vec::new());
     }
     let schedule = of.schedule.map(|id| w.get::<Schedule>(id)).transpose()?;

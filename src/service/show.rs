@@ -10,7 +10,7 @@ use super::open::OpenVault;
 use super::{Service, ServiceOptions, check, locked};
 use crate::browse::{BackupView, BrowseClient, BrowseOptions, Policy, VaultAccess};
 use crate::catalog::{Backup, Tables, VaultRow, backup};
-use crate::model::{Error, Result};
+use crate::model::{Error, Result, message};
 use crate::vault::tree::Totals;
 
 /// The mount, if there is one.
@@ -31,7 +31,9 @@ impl Show {
                 linger: browse.linger.map_or(Duration::ZERO, |linger| linger.max(Duration::from_secs(1))),
                 executable: browse.executable.clone(),
             };
-            BrowseClient::start(options).inspect_err(|e| tracing::warn!("backups cannot be browsed: {e}")).ok()
+            let failed =
+                |e: &Error| tracing::warn!(message_id = message::MOUNT_FAILED, "backups cannot be browsed: {e}");
+            BrowseClient::start(options).inspect_err(failed).ok()
         });
         Self { client, order: Mutex::default() }
     }
@@ -122,7 +124,7 @@ impl Service {
             client.set(vaults, views)
         });
         if let Err(e) = sent {
-            tracing::warn!("the mount could not be brought up to date: {e}");
+            tracing::warn!(message_id = message::MOUNT_FAILED, "the mount could not be brought up to date: {e}");
         }
     }
 

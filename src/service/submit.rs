@@ -34,6 +34,7 @@ impl Draft {
             resource: self.resource,
             backup: self.backup,
             vault: self.vault,
+            part_of: None,
             created_at: now,
             started_at: None,
             completed_at: None,
@@ -42,6 +43,12 @@ impl Draft {
             error_kind: None,
             result: serde_json::Map::new(),
         }
+    }
+
+    /// The row of a job that only waits for others, which is never queued.
+    pub fn waiting(&self, id: u64, now: Timestamp) -> Job {
+        let row = self.row(id, now);
+        Job { state: State::Running, started_at: Some(row.created_at), ..row }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Reading a live system: what is on it, and what of that belongs in a backup.
 
+pub mod cachedir;
 pub mod capture;
 pub mod excludes;
+pub mod file;
 pub mod mounts;
 pub mod owners;
 pub mod stat;

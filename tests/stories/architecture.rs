@@ -10,6 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["vault"],
     &["source"],
     &["archive", "restore", "snapshot", "browse", "host"],
+    &["plain"],
     &["catalog"],
     &["jobs"],
     &["service"],

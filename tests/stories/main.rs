@@ -7,6 +7,7 @@ mod common;
 
 mod architecture;
 mod bad_input;
+mod checkpoints;
 mod command;
 mod crash;
 mod declared;
@@ -19,4 +20,5 @@ mod resource_root;
 mod restart;
 mod scale;
 mod schedules;
+mod tasks;
 mod trouble;

@@ -4,9 +4,9 @@
 //! It is never silently incomplete: if the export fails, the stream ends inside an entry.
 
 mod acl;
-mod compress;
-mod header;
-mod stream;
+pub mod compress;
+pub mod header;
+pub mod stream;
 
 use std::io::Write;
 use std::sync::Arc;

@@ -31,7 +31,7 @@ impl<'a> Tar<'a> {
 
     /// Writes one entry.
     pub fn entry(&mut self, path: &[u8], entry: &Entry) -> Result<()> {
-        let mut header = self.header(path, &entry.meta);
+        let mut header = header(path, &entry.meta);
         if let Link::To { up, path: to, .. } = &entry.link
             && !matches!(entry.kind, Kind::Socket)
         {
@@ -96,35 +96,6 @@ impl<'a> Tar<'a> {
         Ok(())
     }
 
-    /// What all kinds of entries have.
-    fn header(&self, path: &[u8], meta: &Metadata) -> Header {
-        let mut header = Header {
-            path: path.to_vec(),
-            mode: meta.mode,
-            uid: meta.owner.uid,
-            gid: meta.owner.gid,
-            user: meta.owner.user.clone().into_bytes(),
-            group: meta.owner.group.clone().into_bytes(),
-            mtime: meta.mtime,
-            ..Header::default()
-        };
-        for (name, value) in &meta.xattrs {
-            let acl = match name.as_slice() {
-                b"system.posix_acl_access" => acl::text(value).map(|text| ("SCHILY.acl.access", text)),
-                b"system.posix_acl_default" => acl::text(value).map(|text| ("SCHILY.acl.default", text)),
-                _ => None,
-            };
-            header.records.push(match acl {
-                Some((key, text)) => (key.into(), text.into_bytes()),
-                None => ([b"SCHILY.xattr.", name.as_slice()].concat(), value.clone()),
-            });
-        }
-        if let Some(flags) = flags_text(meta.flags) {
-            header.records.push((b"SCHILY.fflags".to_vec(), flags.into_bytes()));
-        }
-        header
-    }
-
     fn file(&mut self, mut header: Header, layout: &Layout, size: u64) -> Result<()> {
         header.size = size;
         self.out.write(&header.encode())?;
@@ -132,32 +103,9 @@ impl<'a> Tar<'a> {
         self.pad(size)
     }
 
-    /// A file with holes, in the form `GNU.sparse` 1.0: a map of what follows, then that.
-    fn sparse(&mut self, mut header: Header, layout: &Layout, size: u64) -> Result<()> {
-        let mut ranges: Vec<_> = layout.ranges().collect();
-        // A hole at the end is told by an empty range there.
-        if ranges.last().is_none_or(|(offset, len)| offset + len < size) {
-            ranges.push((size, 0));
-        }
-        let mut map = format!("{}\n", ranges.len());
-        for (offset, len) in &ranges {
-            map.push_str(&format!("{offset}\n{len}\n"));
-        }
-        let mut map = map.into_bytes();
-        map.resize(map.len().next_multiple_of(BLOCK), 0);
-        let len: u64 = ranges.iter().map(|(_, len)| len).sum();
-        let record = |key: &str, value: Vec<u8>| (key.as_bytes().to_vec(), value);
-        header.records.extend([
-            record("GNU.sparse.major", b"1".to_vec()),
-            record("GNU.sparse.minor", b"0".to_vec()),
-            record("GNU.sparse.name", header.path.clone()),
-            record("GNU.sparse.realsize", size.to_string().into_bytes()),
-        ]);
-        let at = header.path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
-        header.path = [&header.path[..at], b"GNUSparseFile.0/", &header.path[at..]].concat();
-        header.size = map.len() as u64 + len;
-        self.out.write(&header.encode())?;
-        self.out.write(&map)?;
+    fn sparse(&mut self, header: Header, layout: &Layout, size: u64) -> Result<()> {
+        let (head, len) = sparse(header, layout.ranges().collect(), size);
+        self.out.write(&head)?;
         self.content(layout)?;
         self.pad(len)
     }
@@ -176,8 +124,7 @@ impl<'a> Tar<'a> {
     }
 
     fn pad(&mut self, len: u64) -> Result<()> {
-        let over = usize::try_from(len % BLOCK as u64).unwrap_or(0);
-        if over == 0 { Ok(()) } else { self.out.write(&[0; BLOCK][over..]) }
+        self.out.write(padding(len))
     }
 
     /// Ends the stream as what was written deserves: whole, or so that every reader notices.
@@ -193,6 +140,73 @@ impl<'a> Tar<'a> {
         self.out.write(&[0; 2 * BLOCK])?;
         self.outcome.written = self.out.finish()?;
         Ok(self.outcome)
+    }
+}
+
+/// What all kinds of entries have.
+pub fn header(path: &[u8], meta: &Metadata) -> Header {
+    let mut header = Header {
+        path: path.to_vec(),
+        mode: meta.mode,
+        uid: meta.owner.uid,
+        gid: meta.owner.gid,
+        user: meta.owner.user.clone().into_bytes(),
+        group: meta.owner.group.clone().into_bytes(),
+        mtime: meta.mtime,
+        ..Header::default()
+    };
+    for (name, value) in &meta.xattrs {
+        let acl = match name.as_slice() {
+            b"system.posix_acl_access" => acl::text(value).map(|text| ("SCHILY.acl.access", text)),
+            b"system.posix_acl_default" => acl::text(value).map(|text| ("SCHILY.acl.default", text)),
+            _ => None,
+        };
+        header.records.push(match acl {
+            Some((key, text)) => (key.into(), text.into_bytes()),
+            None => ([b"SCHILY.xattr.", name.as_slice()].concat(), value.clone()),
+        });
+    }
+    if let Some(flags) = flags_text(meta.flags) {
+        header.records.push((b"SCHILY.fflags".to_vec(), flags.into_bytes()));
+    }
+    header
+}
+
+/// The head of a file with holes, in the form `GNU.sparse` 1.0 (a map of what follows, then that),
+/// and how many bytes of data follow it.
+pub fn sparse(mut header: Header, mut ranges: Vec<(u64, u64)>, size: u64) -> (Vec<u8>, u64) {
+    // A hole at the end is told by an empty range there.
+    if ranges.last().is_none_or(|(offset, len)| offset + len < size) {
+        ranges.push((size, 0));
+    }
+    let mut map = format!("{}\n", ranges.len());
+    for (offset, len) in &ranges {
+        map.push_str(&format!("{offset}\n{len}\n"));
+    }
+    let mut map = map.into_bytes();
+    map.resize(map.len().next_multiple_of(BLOCK), 0);
+    let len: u64 = ranges.iter().map(|(_, len)| len).sum();
+    let record = |key: &str, value: Vec<u8>| (key.as_bytes().to_vec(), value);
+    header.records.extend([
+        record("GNU.sparse.major", b"1".to_vec()),
+        record("GNU.sparse.minor", b"0".to_vec()),
+        record("GNU.sparse.name", header.path.clone()),
+        record("GNU.sparse.realsize", size.to_string().into_bytes()),
+    ]);
+    let at = header.path.iter().rposition(|b| *b == b'/').map_or(0, |at| at + 1);
+    header.path = [&header.path[..at], b"GNUSparseFile.0/", &header.path[at..]].concat();
+    header.size = map.len() as u64 + len;
+    let mut head = header.encode();
+    head.extend_from_slice(&map);
+    (head, len)
+}
+
+/// What fills the last block after so many bytes.
+pub fn padding(len: u64) -> &'static [u8] {
+    const ZEROS: [u8; BLOCK] = [0; BLOCK];
+    match usize::try_from(len % BLOCK as u64).unwrap_or(0) {
+        0 => &[],
+        over => &ZEROS[over..],
     }
 }
 

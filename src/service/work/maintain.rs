@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use serde_json::{Map as Json, json};
 
 use super::Report;
-use crate::catalog::{Backup, Job, Resource, Tables, Task, VaultRow, backup};
+use crate::catalog::{Backup, Job, Resource, Tables, Task, VaultRow, backup, checkpoint};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 use crate::service::{Event, Service, housekeeping, resources};
 use crate::vault::{self, PruneReport};
@@ -73,6 +73,9 @@ impl Service {
         let now = self.now();
         let mut report = Report { result, export, ..Report::default() }.then(move |w| {
             w.remove::<Backup>(id)?;
+            if let Some(checkpoint) = row.checkpoint {
+                checkpoint::remove_empty(w, checkpoint)?;
+            }
             if let Some(resource) = w.get::<Resource>(row.resource)? {
                 let none = w.indexed(backup::BY_RESOURCE, row.resource)?.is_empty();
                 if resource.removed_at.is_some() && none {

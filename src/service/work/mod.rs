@@ -1,11 +1,13 @@
 //! What each kind of job does, and how its end is written down.
 
 mod backups;
+mod checkpoint;
 mod export;
 mod maintain;
 mod remove;
 mod restore;
 mod sink;
+mod tasks;
 mod test;
 
 use std::path::PathBuf;
@@ -15,16 +17,18 @@ use std::sync::atomic::Ordering;
 use serde_json::{Map as Json, Value as JsonValue, json};
 
 use super::jobs::error_name;
+use super::journal::About;
 use super::open::OpenVault;
 use super::recover::stopped;
 use super::{Event, Service, housekeeping, locked, retention};
 use crate::archive::PathError;
-use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job};
+use crate::catalog::{Backup, Checkpoint, Job, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job};
 use crate::jobs::{Live, Work};
 use crate::model::{Error, ErrorKind, Progress, Result};
 
 pub(super) use backups::{fill, note_success};
 pub(super) use export::temporary;
+pub(super) use tasks::follow;
 
 /// Finished jobs that stay listed.
 const JOBS_KEPT: u64 = 10_000;
@@ -55,10 +59,13 @@ pub struct Report {
 /// How a job ended, as it was written down.
 struct End {
     state: State,
-    kind: &'static str,
+    /// What the journal is told; nothing where the end could not be written down.
+    about: Option<About>,
     message: String,
     error: Option<ErrorKind>,
     events: Vec<Event>,
+    /// The job that waits for it.
+    part_of: Option<u64>,
     /// Whether backups that were taken out of the mount are there after all.
     reshow: bool,
 }
@@ -90,22 +97,26 @@ impl Work for Service {
     type Report = Report;
 
     fn begin(&self, id: u64) -> Result<()> {
-        let backup = self.catalog.write(|w| {
+        let mut events = Vec::new();
+        let (about, backup) = self.catalog.write(|w| {
             let row = w.update::<Job>(id, |row| {
                 row.state = State::Running;
                 row.started_at = Some(self.now());
                 Ok(())
             })?;
+            events = tasks::follow(w, &row)?;
             if let (Task::Backup { .. }, Some(backup)) = (&row.task, row.backup) {
                 w.update::<Backup>(backup, |row| {
                     row.status = State::Running;
                     Ok(())
                 })?;
-                return Ok(Some(backup));
+                return Ok((About::of(w, &row)?, Some(backup)));
             }
-            Ok(None)
+            Ok((About::of(w, &row)?, None))
         })?;
+        about.started();
         self.emit(Event::JobChanged { id });
+        events.into_iter().for_each(|event| self.emit(event));
         if let Some(id) = backup {
             self.emit(Event::BackupChanged { id, status: "running".into() });
         }
@@ -124,6 +135,9 @@ impl Work for Service {
             Task::Sync => self.run_sync(&job),
             Task::Test { destination } => self.run_test(*destination, progress),
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
+            Task::TaskBackup { task } => self.run_task_backup(&job, *task, progress),
+            Task::TaskRestore { task } => self.run_task_restore(&job, *task, progress),
+            Task::Checkpoint { .. } | Task::DeleteCheckpoint { .. } => self.sum_up(&job),
         }
     }
 
@@ -151,6 +165,7 @@ impl Service {
             row.state = State::Pending;
             row.started_at = None;
             w.put(&row)?;
+            tasks::follow(w, &row)?;
             if let (Task::Backup { .. }, Some(backup)) = (&row.task, row.backup) {
                 w.update::<Backup>(backup, |row| {
                     row.status = State::Pending;
@@ -195,18 +210,18 @@ impl Service {
                 tracing::error!("the end of job {id} could not be written down: {e}");
                 End {
                     state: State::Failed,
-                    kind: "",
+                    about: None,
                     message: e.message,
                     error: Some(e.kind),
                     events: Vec::new(),
+                    part_of: None,
                     reshow: false,
                 }
             }
         };
         end.events.append(&mut report.events);
-        match end.state {
-            State::Failed => tracing::warn!("job {id} ({}) failed: {}", end.kind, end.message),
-            state => tracing::info!("job {id} ({}) {}", end.kind, state.name()),
+        if let Some(about) = &end.about {
+            about.ended(end.state, &end.message);
         }
         if end.reshow {
             self.show_all();
@@ -217,6 +232,9 @@ impl Service {
         }
         let error = end.error.map(error_name).unwrap_or_default().to_owned();
         self.emit(Event::JobRemoved { id, result: end.state.name().into(), error });
+        if let Some(whole) = end.part_of {
+            self.settle(whole);
+        }
         if let Some(open) = report.export {
             self.save_configuration(&open);
         }
@@ -256,7 +274,7 @@ impl Service {
         row.error = error.as_ref().map(|e| e.message.clone());
         row.error_kind = error.as_ref().map(|e| e.kind);
         w.put(&row)?;
-        let mut events = Vec::new();
+        let mut events = tasks::follow(w, &row)?;
         match (&row.task, row.backup, &error) {
             (Task::Backup { .. }, Some(backup), _) => {
                 let row = w.update::<Backup>(backup, |b| {
@@ -316,8 +334,9 @@ impl Service {
             _ => {}
         }
         let reshow = error.is_some() && matches!(row.task, Task::Delete | Task::Remove { .. });
-        let message = row.error.unwrap_or_default();
-        Ok(End { state, kind: row.task.kind(), message, error: error.map(|e| e.kind), events, reshow })
+        let about = Some(About::of(w, &row)?);
+        let (part_of, message) = (row.part_of, row.error.unwrap_or_default());
+        Ok(End { state, about, message, error: error.map(|e| e.kind), events, part_of, reshow })
     }
 
     fn drop_old_jobs(&self) {
@@ -360,6 +379,7 @@ impl Service {
                 if b.status == State::Completed && !b.deleting {
                     backups.push(json!({
                         "id": b.id, "uuid": b.uuid, "description": b.description, "protected": b.protected,
+                        "checkpoint": b.checkpoint,
                     }));
                 }
             }
@@ -371,6 +391,7 @@ impl Service {
                 "resources": value(serde_json::to_value(r.all::<Resource>()?))?,
                 "schedules": value(serde_json::to_value(r.all::<Schedule>()?))?,
                 "vaults": value(serde_json::to_value(r.all::<VaultRow>()?))?,
+                "checkpoints": value(serde_json::to_value(r.all::<Checkpoint>()?))?,
                 "backups": backups,
             }))
         })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::Report;
-use crate::catalog::{Backup, Destination, Job, Resource, Tables, VaultRow, backup};
+use crate::catalog::{Backup, Checkpoint, Destination, Job, Resource, Tables, VaultRow, backup};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 use crate::service::{Event, ObjectKind, Service};
 use crate::store::{LocalStore, ObjectStore};
@@ -82,6 +82,9 @@ impl Service {
                     resource.vault = None;
                     w.put(&resource)?;
                 }
+            }
+            for checkpoint in w.all::<Checkpoint>()?.into_iter().filter(|c| c.vault == id) {
+                w.remove::<Checkpoint>(checkpoint.id)?;
             }
             w.remove::<VaultRow>(id)?;
             // With its data gone the key opens nothing any more.
