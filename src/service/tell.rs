@@ -49,11 +49,10 @@ impl Service {
     /// Notices, once, that a schedule has become overdue, or is well again.
     pub(super) fn tick_overdue(&self, now: Timestamp) -> Result<Option<Timestamp>> {
         let mut looked = locked(&self.overdue_looked);
-        if let Some(next) = looked.and_then(|last| last.checked_add(LOOK).ok()).filter(|next| *next > now) {
-            // A clock that was set back does not keep us from looking.
-            if next.duration_since(now) <= LOOK {
-                return Ok(Some(next));
-            }
+        // A clock that was set back does not keep us from looking.
+        if looked.is_some_and(|last| last <= now && now.duration_since(last) < LOOK) {
+            // The clock asks again before long, whatever we say.
+            return Ok(None);
         }
         *looked = Some(now);
         drop(looked);
