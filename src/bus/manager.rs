@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use zbus::message::Header;
+use zbus::message::Header as Call;
 use zbus::object_server::SignalEmitter;
-use zbus::wire::{ObjectPath, OwnedObjectPath};
+use zbus::wire::{ObjectPath, OwnedObjectPath as Job};
 
 use super::error::Result;
 use super::hub::Hub;
@@ -28,21 +28,21 @@ impl Manager {
 impl Manager {
     /// Makes a project, a group of resources, and answers with its id. Project `default` always exists.
     #[zbus(out_args("id"))]
-    async fn add_project(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
-        self.0.call(&header, Right::Configure, move |s| s.add_project(&name, options.read()?)).await
+    async fn add_project(&self, name: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<u64> {
+        self.0.call(&by, Right::Configure, move |s| s.add_project(&name, options.read()?)).await
     }
 
     /// Lists projects. Keys of every list: `sort` (as, field names, a leading - reverses; default -id),
     /// `page_size` (1 to 1000; default 20), `page` (from 1). Answers how many there are before paging,
     /// and the page.
     #[zbus(out_args("count", "results"))]
-    async fn list_projects(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_projects(options.read()?)).await
+    async fn list_projects(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_projects(options.read()?)).await
     }
 
     /// Removes a project that has no resource.
-    async fn remove_project(&self, project: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.remove_project(&project, options.read()?)).await
+    async fn remove_project(&self, project: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.remove_project(&project, options.read()?)).await
     }
 
     /// Declares what is to be backed up, and answers with its id. Keys: `project` (s), `kind` (s: server,
@@ -51,31 +51,31 @@ impl Manager {
     /// `unit_action` (s: none, freeze, stop), `snapshot` (s: auto, required, off), `extra_info` (s).
     /// Right: configure, which is as good as root.
     #[zbus(out_args("id"))]
-    async fn add_resource(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
-        self.0.call(&header, Right::Configure, move |s| s.add_resource(&name, options.read()?)).await
+    async fn add_resource(&self, name: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<u64> {
+        self.0.call(&by, Right::Configure, move |s| s.add_resource(&name, options.read()?)).await
     }
 
     /// Changes a resource; keys as in AddResource, and those not given keep their value.
-    async fn update_resource(&self, resource: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.update_resource(&resource, options.read()?)).await
+    async fn update_resource(&self, resource: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.update_resource(&resource, options.read()?)).await
     }
 
     /// Removes a resource. Its backups stay listed, browsable and restorable to a target.
-    async fn remove_resource(&self, resource: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.remove_resource(&resource, options.read()?)).await
+    async fn remove_resource(&self, resource: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.remove_resource(&resource, options.read()?)).await
     }
 
     /// One resource, by name, PROJECT/NAME or id.
     #[zbus(out_args("resource"))]
-    async fn get_resource(&self, resource: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_resource(&resource)).await
+    async fn get_resource(&self, resource: String, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_resource(&resource)).await
     }
 
     /// Lists resources. Keys: those of every list, and `project` (s), `name_regex` (s), `kind` (s),
     /// `unprotected` (b: nothing covers it), `never_backed_up` (b).
     #[zbus(out_args("count", "results"))]
-    async fn list_resources(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_resources(options.read()?)).await
+    async fn list_resources(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_resources(options.read()?)).await
     }
 
     /// Adds a place for vaults, and answers with its id. Kind `local` takes `directory` (s, absolute) and
@@ -86,52 +86,37 @@ impl Manager {
         name: String,
         kind: String,
         options: Dict,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<u64> {
-        self.0.call(&header, Right::Configure, move |s| s.add_destination(&name, &kind, options.read()?)).await
+        self.0.call(&by, Right::Configure, move |s| s.add_destination(&name, &kind, options.read()?)).await
     }
 
     /// Changes a destination; keys as in AddDestination.
-    async fn update_destination(
-        &self,
-        destination: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.update_destination(&destination, options.read()?)).await
+    async fn update_destination(&self, destination: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.update_destination(&destination, options.read()?)).await
     }
 
     /// Removes a destination that no vault uses. Its data stays.
-    async fn remove_destination(
-        &self,
-        destination: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.remove_destination(&destination, options.read()?)).await
+    async fn remove_destination(&self, destination: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.remove_destination(&destination, options.read()?)).await
     }
 
     /// One destination, without its secrets.
     #[zbus(out_args("destination"))]
-    async fn get_destination(&self, destination: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_destination(&destination)).await
+    async fn get_destination(&self, destination: String, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_destination(&destination)).await
     }
 
     /// Lists destinations. Keys: those of every list.
     #[zbus(out_args("count", "results"))]
-    async fn list_destinations(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_destinations(options.read()?)).await
+    async fn list_destinations(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_destinations(options.read()?)).await
     }
 
     /// Tries a destination. The job's result says what works, how fast, and what failed.
     #[zbus(out_args("job"))]
-    async fn test_destination(
-        &self,
-        destination: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Configure, move |s| s.test_destination(&destination, options.read()?)).await
+    async fn test_destination(&self, destination: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Configure, move |s| s.test_destination(&destination, options.read()?)).await
     }
 
     /// Makes a vault, and answers with its id. Keys: `destinations` (as: the first holds it, the others
@@ -140,39 +125,34 @@ impl Manager {
     /// `prune` (s, cron, in the machine's time zone), `verify_within` (u, days: everything is read early enough
     /// for that), `grace` (u, seconds).
     #[zbus(out_args("id"))]
-    async fn add_vault(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
-        self.0.call(&header, Right::Configure, move |s| s.add_vault(&name, options.read()?)).await
+    async fn add_vault(&self, name: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<u64> {
+        self.0.call(&by, Right::Configure, move |s| s.add_vault(&name, options.read()?)).await
     }
 
     /// Changes a vault; keys as in AddVault.
-    async fn update_vault(&self, vault: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.update_vault(&vault, options.read()?)).await
+    async fn update_vault(&self, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.update_vault(&vault, options.read()?)).await
     }
 
     /// Forgets a vault; with `delete_data` (b) true its data goes too, which takes the right delete as well.
     #[zbus(out_args("job"))]
-    async fn remove_vault(
-        &self,
-        vault: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
+    async fn remove_vault(&self, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
         if options.has("delete_data") {
-            self.0.guard.check(&header, Right::Delete).await?;
+            self.0.guard.check(&by, Right::Delete).await?;
         }
-        self.0.job(&header, Right::Configure, move |s| s.remove_vault(&vault, options.read()?)).await
+        self.0.job(&by, Right::Configure, move |s| s.remove_vault(&vault, options.read()?)).await
     }
 
     /// One vault.
     #[zbus(out_args("vault"))]
-    async fn get_vault(&self, vault: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_vault(&vault)).await
+    async fn get_vault(&self, vault: String, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_vault(&vault)).await
     }
 
     /// Lists vaults. Keys: those of every list.
     #[zbus(out_args("count", "results"))]
-    async fn list_vaults(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_vaults(options.read()?)).await
+    async fn list_vaults(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_vaults(options.read()?)).await
     }
 
     /// Makes the vault the one that these resources are backed up to.
@@ -180,9 +160,9 @@ impl Manager {
         &self,
         vault: String,
         resources: Vec<String>,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.associate_resources(&vault, resources)).await
+        self.0.call(&by, Right::Configure, move |s| s.associate_resources(&vault, resources)).await
     }
 
     /// Undoes AssociateResources.
@@ -190,55 +170,40 @@ impl Manager {
         &self,
         vault: String,
         resources: Vec<String>,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.dissociate_resources(&vault, resources)).await
+        self.0.call(&by, Right::Configure, move |s| s.dissociate_resources(&vault, resources)).await
     }
 
     /// Gives back the space that no backup needs. Key: `dry_run` (b). Never changes a backup.
     #[zbus(out_args("job"))]
-    async fn prune_vault(
-        &self,
-        vault: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Delete, move |s| s.prune_vault(&vault, options.read()?)).await
+    async fn prune_vault(&self, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Delete, move |s| s.prune_vault(&vault, options.read()?)).await
     }
 
     /// Checks a vault. Keys: `read_data` (b: every byte, not only that all is there), `repair` (b).
     #[zbus(out_args("job"))]
-    async fn verify_vault(
-        &self,
-        vault: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Backup, move |s| s.verify_vault(&vault, options.read()?)).await
+    async fn verify_vault(&self, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Backup, move |s| s.verify_vault(&vault, options.read()?)).await
     }
 
     /// Brings a vault's mirrors up to date.
     #[zbus(out_args("job"))]
-    async fn sync_vault(
-        &self,
-        vault: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Backup, move |s| s.sync_vault(&vault, options.read()?)).await
+    async fn sync_vault(&self, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Backup, move |s| s.sync_vault(&vault, options.read()?)).await
     }
 
     /// Adds a key that opens the vault. Key: `kind` (s): recovery, whose printable key is answered here,
     /// once and never again, or file.
     #[zbus(out_args("key"))]
-    async fn add_vault_key(&self, vault: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Configure, move |s| s.add_vault_key(&vault, options.read()?)).await
+    async fn add_vault_key(&self, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Configure, move |s| s.add_vault_key(&vault, options.read()?)).await
     }
 
     /// Lists a vault's keys: what they are, never what they hold.
     #[zbus(out_args("keys"))]
-    async fn list_vault_keys(&self, vault: String, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
-        self.0.objects(&header, Right::Read, move |s| s.list_vault_keys(&vault)).await
+    async fn list_vault_keys(&self, vault: String, #[zbus(header)] by: Call<'_>) -> Result<Vec<Dict>> {
+        self.0.objects(&by, Right::Read, move |s| s.list_vault_keys(&vault)).await
     }
 
     /// Removes a key from a vault. The last one stays.
@@ -247,23 +212,23 @@ impl Manager {
         vault: String,
         key: String,
         options: Dict,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.remove_vault_key(&vault, &key, options.read()?)).await
+        self.0.call(&by, Right::Configure, move |s| s.remove_vault_key(&vault, &key, options.read()?)).await
     }
 
     /// Backs a resource up now, and answers with the new backup, whose `job` does the work. Keys: `type`
     /// (s: full, database), `description` (s), `vault` (s), `incremental` (b; default true, false reads
     /// everything again), `backup_type` (s; default manual).
     #[zbus(out_args("backup"))]
-    async fn create_backup(&self, resource: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object_with_job(&header, Right::Backup, move |s| s.create_backup(&resource, options.read()?)).await
+    async fn create_backup(&self, resource: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object_with_job(&by, Right::Backup, move |s| s.create_backup(&resource, options.read()?)).await
     }
 
     /// One backup.
     #[zbus(out_args("backup"))]
-    async fn get_backup(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_backup(id)).await
+    async fn get_backup(&self, id: u64, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_backup(id)).await
     }
 
     /// Lists backups. Keys: those of every list, and `resource` or `server_id` (s), `project` (s),
@@ -272,26 +237,21 @@ impl Manager {
     /// many backups there are;
     /// sorted by anything else, all that the filter leaves are read.
     #[zbus(out_args("count", "results"))]
-    async fn list_backups(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_backups(options.read()?)).await
+    async fn list_backups(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_backups(options.read()?)).await
     }
 
     /// Changes a backup's `description` (s) or `protected` (b, which takes the right delete): a protected
     /// backup is never deleted.
-    async fn update_backup(&self, id: u64, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+    async fn update_backup(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
         let right = if options.has("protected") { Right::Delete } else { Right::Backup };
-        self.0.call(&header, right, move |s| s.update_backup(id, options.read()?)).await
+        self.0.call(&by, right, move |s| s.update_backup(id, options.read()?)).await
     }
 
     /// Deletes a backup for good.
     #[zbus(out_args("job"))]
-    async fn delete_backup(
-        &self,
-        id: u64,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Delete, move |s| s.delete_backup(id, options.read()?)).await
+    async fn delete_backup(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Delete, move |s| s.delete_backup(id, options.read()?)).await
     }
 
     /// Restores a backup: to `target` (s, an absolute path, where files stand under their own absolute
@@ -300,13 +260,8 @@ impl Manager {
     /// place, what the backup does not have goes; default true for whole restores), `dry_run` (b).
     /// Right: restore, which is as good as root.
     #[zbus(out_args("job"))]
-    async fn restore_backup(
-        &self,
-        id: u64,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Restore, move |s| s.restore_backup(id, options.read()?)).await
+    async fn restore_backup(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Restore, move |s| s.restore_backup(id, options.read()?)).await
     }
 
     /// Restores a server in place from one of its backups. Answers with `status`, `message`, `job`,
@@ -317,34 +272,22 @@ impl Manager {
         server: String,
         backup: u64,
         options: Dict,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<Dict> {
-        self.0
-            .object_with_job(&header, Right::Restore, move |s| s.restore_server(&server, backup, options.read()?))
-            .await
+        self.0.object_with_job(&by, Right::Restore, move |s| s.restore_server(&server, backup, options.read()?)).await
     }
 
     /// Writes a backup as a tar archive to exactly one of `path` (s, absolute, must not exist) and `fd` (h).
     /// Key: `format` (s: tar, tar.gz, tar.zst).
     #[zbus(out_args("job"))]
-    async fn export_backup(
-        &self,
-        id: u64,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Restore, move |s| s.export_backup(id, options.read()?)).await
+    async fn export_backup(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Restore, move |s| s.export_backup(id, options.read()?)).await
     }
 
     /// Checks one backup. Key: `read_data` (b).
     #[zbus(out_args("job"))]
-    async fn verify_backup(
-        &self,
-        id: u64,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Backup, move |s| s.verify_backup(id, options.read()?)).await
+    async fn verify_backup(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Backup, move |s| s.verify_backup(id, options.read()?)).await
     }
 
     /// Lists the files that a backup could not read, and why. Keys: those of every list.
@@ -353,9 +296,9 @@ impl Manager {
         &self,
         id: u64,
         options: Dict,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_backup_errors(id, options.read()?)).await
+        self.0.list(&by, Right::Read, move |s| s.list_backup_errors(id, options.read()?)).await
     }
 
     /// Backs up several resources of a vault at once, and answers with the checkpoint, whose `job` ends when
@@ -366,50 +309,34 @@ impl Manager {
     /// automatic ones may go; default -1, never). What cannot be backed up is in `skipped_resources`, with code
     /// and reason, and the others go on.
     #[zbus(out_args("checkpoint"))]
-    async fn create_checkpoint(
-        &self,
-        vault: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<Dict> {
-        self.0.object_with_job(&header, Right::Backup, move |s| s.create_checkpoint(&vault, options.read()?)).await
+    async fn create_checkpoint(&self, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object_with_job(&by, Right::Backup, move |s| s.create_checkpoint(&vault, options.read()?)).await
     }
 
     /// One checkpoint.
     #[zbus(out_args("checkpoint"))]
-    async fn get_checkpoint(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_checkpoint(id)).await
+    async fn get_checkpoint(&self, id: u64, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_checkpoint(id)).await
     }
 
     /// Lists checkpoints. Keys: those of every list, and `vault` (s), `resource` (s), `name` (s), `status` (s:
     /// protecting, available, error).
     #[zbus(out_args("count", "results"))]
-    async fn list_checkpoints(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_checkpoints(options.read()?)).await
+    async fn list_checkpoints(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_checkpoints(options.read()?)).await
     }
 
     /// Deletes all backups of a checkpoint for good, and it with them. Refused while one of them is being made,
     /// is in use or is protected.
     #[zbus(out_args("job"))]
-    async fn delete_checkpoint(
-        &self,
-        id: u64,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Delete, move |s| s.delete_checkpoint(id, options.read()?)).await
+    async fn delete_checkpoint(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Delete, move |s| s.delete_checkpoint(id, options.read()?)).await
     }
 
     /// Copies a backup to another vault. Not built yet: it says so.
     #[zbus(out_args("job"))]
-    async fn copy_backup(
-        &self,
-        id: u64,
-        vault: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Backup, move |s| s.copy_backup(id, &vault, options.read()?)).await
+    async fn copy_backup(&self, id: u64, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Backup, move |s| s.copy_backup(id, &vault, options.read()?)).await
     }
 
     /// Lists the versions of a file in a resource's backups. Keys: those of every list. Not built yet: it
@@ -420,9 +347,9 @@ impl Manager {
         resource: String,
         path: String,
         options: Dict,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_versions(&resource, &path, options.read()?)).await
+        self.0.list(&by, Right::Read, move |s| s.list_versions(&resource, &path, options.read()?)).await
     }
 
     /// Lists files in a resource's backups by a pattern. Keys: those of every list. Not built yet: it says so.
@@ -432,9 +359,9 @@ impl Manager {
         resource: String,
         glob: String,
         options: Dict,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.find_files(&resource, &glob, options.read()?)).await
+        self.0.list(&by, Right::Read, move |s| s.find_files(&resource, &glob, options.read()?)).await
     }
 
     /// Lists what differs between two backups. Keys: those of every list. Not built yet: it says so.
@@ -444,21 +371,16 @@ impl Manager {
         first: u64,
         second: u64,
         options: Dict,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.diff_backups(first, second, options.read()?)).await
+        self.0.list(&by, Right::Read, move |s| s.diff_backups(first, second, options.read()?)).await
     }
 
     /// Reads a catalog back from a destination. Keys: `recovery_key` (s) or `key_file` (s). Not built yet: it
     /// says so.
     #[zbus(out_args("job"))]
-    async fn rebuild_catalog(
-        &self,
-        destination: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Configure, move |s| s.rebuild_catalog(&destination, options.read()?)).await
+    async fn rebuild_catalog(&self, destination: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Configure, move |s| s.rebuild_catalog(&destination, options.read()?)).await
     }
 
     /// Takes a snapshot of a resource on its own storage, and answers with it. The name has letters, digits,
@@ -470,38 +392,33 @@ impl Manager {
         resource: String,
         name: String,
         options: Dict,
-        #[zbus(header)] header: Header<'_>,
+        #[zbus(header)] by: Call<'_>,
     ) -> Result<Dict> {
-        self.0.object(&header, Right::Backup, move |s| s.create_snapshot(&resource, &name, options.read()?)).await
+        self.0.object(&by, Right::Backup, move |s| s.create_snapshot(&resource, &name, options.read()?)).await
     }
 
     /// One snapshot.
     #[zbus(out_args("snapshot"))]
-    async fn get_snapshot(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_snapshot(id)).await
+    async fn get_snapshot(&self, id: u64, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_snapshot(id)).await
     }
 
     /// Lists snapshots. Keys: those of every list, and `resource` or `server_id` (s).
     #[zbus(out_args("count", "results"))]
-    async fn list_snapshots(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_snapshots(options.read()?)).await
+    async fn list_snapshots(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_snapshots(options.read()?)).await
     }
 
     /// Deletes a snapshot for good.
     #[zbus(out_args("job"))]
-    async fn delete_snapshot(
-        &self,
-        id: u64,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
-        self.0.job(&header, Right::Delete, move |s| s.delete_snapshot(id, options.read()?)).await
+    async fn delete_snapshot(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
+        self.0.job(&by, Right::Delete, move |s| s.delete_snapshot(id, options.read()?)).await
     }
 
     /// Puts a server back to one of its snapshots. Key: `confirm` (b), which must be true.
     #[zbus(out_args("result"))]
-    async fn restore_snapshot(&self, id: u64, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object_with_job(&header, Right::Restore, move |s| s.restore_snapshot(id, options.read()?)).await
+    async fn restore_snapshot(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object_with_job(&by, Right::Restore, move |s| s.restore_snapshot(id, options.read()?)).await
     }
 
     /// Makes a task, which copies projects into a folder of plain files or brings such a copy back, and
@@ -515,48 +432,43 @@ impl Manager {
     /// STORE_LOCATION/NAME; the store_location of a DATA_RESTORE is what a run wrote, which takes the right
     /// restore as well.
     #[zbus(out_args("id"))]
-    async fn create_task(&self, task: Dict, #[zbus(header)] header: Header<'_>) -> Result<String> {
+    async fn create_task(&self, task: Dict, #[zbus(header)] by: Call<'_>) -> Result<String> {
         if task.has_text("type", "DATA_RESTORE") {
-            self.0.guard.check(&header, Right::Restore).await?;
+            self.0.guard.check(&by, Right::Restore).await?;
         }
-        let uid = self.0.guard.caller(&header, Right::Configure).await?;
+        let uid = self.0.guard.caller(&by, Right::Configure).await?;
         self.0.run(move |s| s.create_task(task.read()?, &super::rights::user_name(uid))).await
     }
 
     /// Runs a task now. It may be run again and again, but not twice at once.
     #[zbus(out_args("job"))]
-    async fn execute_task(
-        &self,
-        id: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<OwnedObjectPath> {
+    async fn execute_task(&self, id: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
         let right = match self.0.service.task_type(&id) {
             Ok(kind) if kind.name() == "DATA_RESTORE" => Right::Restore,
             Ok(_) => Right::Backup,
             // What does not exist is told to those who may look.
             Err(_) => Right::Read,
         };
-        self.0.job(&header, right, move |s| s.execute_task(&id, options.read()?)).await
+        self.0.job(&by, right, move |s| s.execute_task(&id, options.read()?)).await
     }
 
     /// One task. `result` (completed, failed, cancelled), `error` and `report` are of its last run.
     #[zbus(out_args("task"))]
-    async fn get_task(&self, id: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_task(&id)).await
+    async fn get_task(&self, id: String, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_task(&id)).await
     }
 
     /// One page of the tasks. Keys: `state` (s: PENDING, RUNNING, FINISHED), `page_number` (from 1),
     /// `page_size` (1 to 1000; default 20). Answers `records`, `page_number`, `page_size`, `total_records`,
     /// `total_pages`, `count`, `page`.
     #[zbus(out_args("page"))]
-    async fn list_tasks(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.list_tasks(options.read()?)).await
+    async fn list_tasks(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.list_tasks(options.read()?)).await
     }
 
     /// Removes a task that does not run. What its runs wrote stays.
-    async fn remove_task(&self, id: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.remove_task(&id, options.read()?)).await
+    async fn remove_task(&self, id: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.remove_task(&id, options.read()?)).await
     }
 
     /// Makes a schedule or changes one, and answers with its id; keys not given keep their value. Keys:
@@ -570,71 +482,66 @@ impl Manager {
     /// the schedule still waits or runs is left out. What is kept is decided per resource; the newest good
     /// backup always stays.
     #[zbus(out_args("id"))]
-    async fn set_schedule(&self, name: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<u64> {
-        self.0.call(&header, Right::Configure, move |s| s.set_schedule(&name, options.read()?)).await
+    async fn set_schedule(&self, name: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<u64> {
+        self.0.call(&by, Right::Configure, move |s| s.set_schedule(&name, options.read()?)).await
     }
 
     /// One schedule: its settings, and `next_run`, `last_run`, `last_result` (running, completed, failed,
     /// cancelled, skipped), `overdue` (b: a resource has no good backup of a run that was due an hour or, where
     /// runs are rarer, up to a day ago), `message`.
     #[zbus(out_args("schedule"))]
-    async fn get_schedule(&self, schedule: String, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_schedule(&schedule)).await
+    async fn get_schedule(&self, schedule: String, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_schedule(&schedule)).await
     }
 
     /// Lists schedules. Keys: those of every list.
     #[zbus(out_args("count", "results"))]
-    async fn list_schedules(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_schedules(options.read()?)).await
+    async fn list_schedules(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_schedules(options.read()?)).await
     }
 
     /// Removes a schedule. Its backups stay until they are deleted.
-    async fn remove_schedule(&self, schedule: String, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.remove_schedule(&schedule, options.read()?)).await
+    async fn remove_schedule(&self, schedule: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.remove_schedule(&schedule, options.read()?)).await
     }
 
     /// Runs a schedule now, enabled or not; its next run stays. Answers one job for each resource.
     #[zbus(out_args("jobs"))]
-    async fn run_schedule(
-        &self,
-        schedule: String,
-        options: Dict,
-        #[zbus(header)] header: Header<'_>,
-    ) -> Result<Vec<OwnedObjectPath>> {
-        self.0.jobs(&header, Right::Backup, move |s| s.run_schedule(&schedule, options.read()?)).await
+    async fn run_schedule(&self, schedule: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Vec<Job>> {
+        self.0.jobs(&by, Right::Backup, move |s| s.run_schedule(&schedule, options.read()?)).await
     }
 
     /// What becomes of every good backup of a schedule: `backup` (t), `resource` (s), `created_at`, `keep` (b),
     /// `reason` (s), `expires_at` (by age, or when coming runs will have replaced it; absent: not foreseen).
     #[zbus(out_args("plan"))]
-    async fn plan_retention(&self, schedule: String, #[zbus(header)] header: Header<'_>) -> Result<Vec<Dict>> {
-        self.0.objects(&header, Right::Read, move |s| s.plan_retention(&schedule)).await
+    async fn plan_retention(&self, schedule: String, #[zbus(header)] by: Call<'_>) -> Result<Vec<Dict>> {
+        self.0.objects(&by, Right::Read, move |s| s.plan_retention(&schedule)).await
     }
 
     /// One job, ended or not.
     #[zbus(out_args("job"))]
-    async fn get_job(&self, id: u64, #[zbus(header)] header: Header<'_>) -> Result<Dict> {
-        self.0.object(&header, Right::Read, move |s| s.get_job(id)).await
+    async fn get_job(&self, id: u64, #[zbus(header)] by: Call<'_>) -> Result<Dict> {
+        self.0.object(&by, Right::Read, move |s| s.get_job(id)).await
     }
 
     /// Lists jobs, ended ones too. Keys: those of every list, and `state` (s), `kind` (s).
     #[zbus(out_args("count", "results"))]
-    async fn list_jobs(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<(u64, Vec<Dict>)> {
-        self.0.list(&header, Right::Read, move |s| s.list_jobs(options.read()?)).await
+    async fn list_jobs(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
+        self.0.list(&by, Right::Read, move |s| s.list_jobs(options.read()?)).await
     }
 
     /// Asks a job to stop. It ends as cancelled; what it made so far is left consistent. Takes the right
     /// that starting it took.
-    async fn cancel_job(&self, id: u64, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
+    async fn cancel_job(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
         let kind = self.0.service.job_status(id).map(|job| job.kind);
         let right = kind.map_or(Right::Read, |kind| Right::of_job(&kind));
-        self.0.call(&header, right, move |s| s.cancel_job(id, options.read()?)).await
+        self.0.call(&by, right, move |s| s.cancel_job(id, options.read()?)).await
     }
 
     /// Reads the configuration files again, and makes the objects that they declare as they say. A mistake
     /// in them changes nothing, and is the answer, with file, line and key.
-    async fn reload(&self, options: Dict, #[zbus(header)] header: Header<'_>) -> Result<()> {
-        self.0.call(&header, Right::Configure, move |s| s.reload(options.read()?)).await
+    async fn reload(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<()> {
+        self.0.call(&by, Right::Configure, move |s| s.reload(options.read()?)).await
     }
 
     /// A job was queued; its object stands.

@@ -17,6 +17,7 @@
 //! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
 //! | `later` | what is on the bus before it is built |
 //! | `taskform`, `common` | what a task looks like, and the configuration that it carries |
+//! | `selection` | which resources a checkpoint backs up |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
 mod backups;
@@ -48,6 +49,7 @@ mod restores;
 mod retention;
 mod schedules;
 mod select;
+mod selection;
 mod show;
 mod submit;
 mod taskform;
