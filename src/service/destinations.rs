@@ -128,7 +128,10 @@ impl Service {
                 row.max_backups = (max > 0).then_some(max);
             }
             w.put(&row)?;
-            if let Some(vault) = vault_on(w, row.id)? {
+            // An open vault that stays where it is stays open: a backup may be writing into it.
+            if directory.is_some()
+                && let Some(vault) = vault_on(w, row.id)?
+            {
                 self.vaults.forget(vault.id);
             }
             Ok(row.id)

@@ -28,7 +28,10 @@ pub(super) fn write(dir: &Path, damaged: &HashSet<Id>) -> Result<()> {
     let text: String = damaged.iter().map(|id| format!("{id}\n")).collect();
     let temporary = path.with_extension("tmp");
     std::fs::write(&temporary, text)
+        // What is known to be damaged must not be forgotten by a loss of power.
+        .and_then(|()| std::fs::File::open(&temporary)?.sync_all())
         .and_then(|()| std::fs::rename(&temporary, &path))
+        .and_then(|()| std::fs::File::open(dir)?.sync_all())
         .at(|| format!("cannot write {}", path.display()))
 }
 
@@ -36,9 +39,10 @@ impl Vault {
     /// Compares the index with the packs in the store, and takes those for lost that are missing,
     /// have another length or were found damaged.
     pub(super) fn look_for_packs(&self) -> Result<()> {
-        let there: HashMap<Id, u64> = object::list(&*self.store, Class::DataPack)?.into_iter().collect();
         let mut lost = read(self.cache_dir());
+        // Before the listing: a pack that is indexed meanwhile is no lost one.
         let index = self.index();
+        let there: HashMap<Id, u64> = object::list(&*self.store, Class::DataPack)?.into_iter().collect();
         lost.extend(index.packs().filter(|pack| there.get(&pack.id) != Some(&pack.size)).map(|pack| pack.id));
         if !lost.is_empty() {
             let known: HashSet<Id> = index.packs().map(|pack| pack.id).collect();

@@ -59,8 +59,10 @@ struct Weight {
 }
 
 /// Deletes what no backup refers to. With `dry_run` only says what would be deleted. Waits for
-/// backups into the vault to end, and they for it.
-pub fn prune(vault: &Arc<Vault>, dry_run: bool, progress: &Progress) -> Result<PruneReport> {
+/// backups into the vault to end, and they for it. `promised` are the manifests that somebody
+/// counts on: while one of them is missing nothing is deleted, since what it refers to is not
+/// known, and a store that lists too little must not cost data.
+pub fn prune(vault: &Arc<Vault>, promised: &[Id], dry_run: bool, progress: &Progress) -> Result<PruneReport> {
     let _alone = vault.gate.enter_alone(progress)?;
     vault.check_identity()?;
     if let Some(other) = vault.foreign_session()? {
@@ -71,7 +73,7 @@ pub fn prune(vault: &Arc<Vault>, dry_run: bool, progress: &Progress) -> Result<P
     // What is deleted is decided by the index, so nothing local is trusted for it.
     vault.rebuild_index()?;
     vault.look_for_packs()?;
-    let marks = mark(vault, progress)?;
+    let marks = mark(vault, promised, progress)?;
     let index = marks.index().clone();
     let weights = weigh(&marks);
     let weight = |id: &Id| weights.get(id).copied().unwrap_or_default();
@@ -118,10 +120,16 @@ pub fn prune(vault: &Arc<Vault>, dry_run: bool, progress: &Progress) -> Result<P
 
 /// Marks what backups refer to. Anything that cannot be read ends the prune: what is beneath it
 /// is not known to be dead.
-fn mark(vault: &Vault, progress: &Progress) -> Result<Marks> {
+fn mark(vault: &Vault, promised: &[Id], progress: &Progress) -> Result<Marks> {
     let mut marks = Marks::new(vault);
     let mut complete = Complete::default();
-    for id in vault.manifests()? {
+    let there: HashSet<Id> = vault.manifests()?.into_iter().collect();
+    if let Some(id) = promised.iter().find(|id| !there.contains(id)) {
+        return Err(Error::damaged(format!(
+            "nothing was pruned, since the manifest {id} is missing; verify the vault, and delete the backup if it is lost"
+        )));
+    }
+    for id in there {
         let manifest = vault.manifest(&id)?;
         marks.tree(vault, &manifest.root, &mut complete, progress)?;
         if let Some(list) = &manifest.error_list {

@@ -2,6 +2,14 @@
 
 use super::*;
 
+/// The files in the directories of a directory, sorted.
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let list = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let mut files: Vec<PathBuf> = list(dir).iter().flat_map(|d| list(d)).collect();
+    files.sort();
+    files
+}
+
 #[test]
 fn a_vault_is_forgotten_or_emptied() {
     let house = House::new();
@@ -72,5 +80,54 @@ fn a_removal_that_waits_can_be_cancelled_and_cannot_be_evaded() {
     service.update_backup(1, map(&[("protected", true.into())])).unwrap();
     service.start();
     assert_eq!(back_up(&service, "data"), 2);
+    close(service);
+}
+
+#[test]
+fn nothing_is_pruned_while_a_manifest_that_is_counted_on_is_missing() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    std::fs::write(house.path("data/more"), vec![7_u8; 300_000]).unwrap();
+    back_up(&service, "data");
+    let manifest = service.catalog.read(|r| r.need::<Backup>(1)).unwrap().manifest.unwrap();
+    let lost = house.path(&format!("state/vault/backups/{manifest}"));
+    std::fs::rename(&lost, house.path("lost")).unwrap();
+    let packs = || walk(&house.path("state/vault/packs"));
+    let before = packs();
+    let ended = wait(&service, service.delete_backup(2, Map::new()).unwrap());
+    assert_eq!(ended.state, "completed", "the backup itself is gone");
+    assert_eq!(packs(), before, "and nothing that the other may need");
+    let ended = wait(&service, service.prune_vault("main", Map::new()).unwrap());
+    assert_eq!(ended.state, "failed");
+    std::fs::rename(house.path("lost"), &lost).unwrap();
+    done(&service, service.prune_vault("main", Map::new()).unwrap());
+    done(&service, service.verify_vault("main", map(&[("read_data", true.into())])).unwrap());
+    close(service);
+}
+
+#[test]
+fn a_renamed_destination_leaves_its_vault_open() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    let open = service.vaults.opened(1).unwrap();
+    service.update_destination("local", map(&[("name", "disk".into())])).unwrap();
+    service.update_destination("disk", map(&[("max_backups", 5_u64.into())])).unwrap();
+    assert!(Arc::ptr_eq(&open, &service.vaults.opened(1).unwrap()), "a backup may be writing into it");
+    close(service);
+}
+
+#[test]
+fn an_empty_place_is_no_progress_of_a_removal() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    // The disk is not mounted, and what is beneath looks like a vault that was emptied.
+    std::fs::rename(house.path("state/vault"), house.path("elsewhere")).unwrap();
+    std::fs::create_dir_all(house.path("state/vault/keys")).unwrap();
+    let ended = wait(&service, service.remove_vault("main", map(&[("delete_data", true.into())])).unwrap());
+    assert_eq!(ended.state, "failed");
+    assert_eq!(std::fs::read_dir(house.path("state/keys")).unwrap().count(), 1, "the key of the data is kept");
     close(service);
 }

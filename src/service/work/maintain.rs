@@ -55,7 +55,7 @@ impl Service {
             if more {
                 result.insert("message".into(), "the next deletion in this vault gives back the space".into());
             } else {
-                match vault::prune(&open.vault, false, progress) {
+                match self.promised(vault.id).and_then(|kept| vault::prune(&open.vault, &kept, false, progress)) {
                     Ok(report) => {
                         result = pruned(&report);
                         space = Some(vault.id);
@@ -97,9 +97,15 @@ impl Service {
         Ok(report)
     }
 
+    /// The manifests in a vault that the catalog counts on.
+    fn promised(&self, vault: u64) -> Result<Vec<Id>> {
+        let rows = self.catalog.read(|r| r.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault))?;
+        Ok(rows.into_iter().filter_map(|b| b.manifest).collect())
+    }
+
     pub(super) fn run_prune(&self, job: &Job, dry_run: bool, progress: &Arc<Progress>) -> Result<Report> {
         let (row, open) = self.vault_of_job(job)?;
-        let report = vault::prune(&open.vault, dry_run, progress)?;
+        let report = vault::prune(&open.vault, &self.promised(row.id)?, dry_run, progress)?;
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
         let now = self.now();

@@ -52,7 +52,7 @@ impl Service {
                 }
                 // An earlier attempt got this far, unless the disk is only not mounted: a vault
                 // leaves its empty directories, an empty mount point has none.
-                Err(e) if e.kind == ErrorKind::NotFound && place.directory().join("keys").is_dir() => {}
+                Err(e) if e.kind == ErrorKind::NotFound && row.emptied && place.directory().join("keys").is_dir() => {}
                 Err(e) if e.kind == ErrorKind::NotFound => {
                     return Err(Error::destination_failed(format!(
                         "{} does not hold the vault; mount what does, or remove the vault without its data",
