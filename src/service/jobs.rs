@@ -31,6 +31,9 @@ const FIELDS: &[&str] = &[
     "resource",
     "backup",
     "vault",
+    "task",
+    "current_item",
+    "result",
 ];
 const KINDS: &[&str] = &[
     "backup",
