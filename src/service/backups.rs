@@ -197,6 +197,7 @@ impl Service {
             partial: false,
             protected: false,
             deleting: false,
+            with_vault: false,
             status: State::Pending,
             description: wish.description,
             browse: resource.browse,
