@@ -95,6 +95,9 @@ fn c4_a_deleted_backup_is_gone_for_good() {
         "org.strongroom1.Error.InvalidState"
     );
     daemon.work(&format!("DeleteBackup ta{{sv}} {id} 0"));
+    // The later one, which stored hardly anything itself, is whole without it.
+    let restored = daemon.restore(kept, "restored").join(daemon.source().strip_prefix("/").unwrap());
+    assert_eq!(differences(&daemon.source(), &restored), "");
     for _ in 0..2 {
         assert_eq!(daemon.call(&format!("GetBackup t {id}")).unwrap_err().name, NOT_FOUND);
         assert_eq!(daemon.completed(), [kept]);
