@@ -16,7 +16,7 @@
 //! | `clock` | what time it is, and what is due |
 //! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
 //! | `later` | what is on the bus before it is built |
-//! | `taskform`, `common` | what a task looks like, and the configuration that it carries |
+//! | `scheduleform`, `taskform`, `common` | what a schedule and a task look like, and the configuration that tasks carry |
 //! | `selection` | which resources a checkpoint backs up |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
@@ -47,6 +47,7 @@ mod recover;
 mod resources;
 mod restores;
 mod retention;
+mod scheduleform;
 mod schedules;
 mod select;
 mod selection;
