@@ -12,6 +12,7 @@ mod command;
 mod crash;
 mod declared;
 mod deduplication;
+mod e5;
 mod hostile;
 mod jobs;
 mod main_job;
