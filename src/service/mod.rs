@@ -10,6 +10,7 @@
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
+//! | `units` | units that are stopped for a restore |
 //! | `tell`, `metrics` | who is told what went wrong |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
@@ -56,6 +57,7 @@ mod submit;
 mod taskform;
 mod tasks;
 mod tell;
+mod units;
 mod vaults;
 mod work;
 
@@ -195,6 +197,7 @@ impl Service {
     /// Starts working on the queue, and doing what is due.
     pub fn start(&self) {
         if let Some(me) = self.me.upgrade() {
+            self.start_left_units();
             self.jobs.start(&me);
             self.start_ticking();
         }

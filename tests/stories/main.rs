@@ -23,3 +23,4 @@ mod scale;
 mod schedules;
 mod tasks;
 mod trouble;
+mod units;

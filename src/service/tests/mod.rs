@@ -42,6 +42,7 @@ impl House {
             browse_path: self.path("browse"),
             first_vault: self.path("state/vault"),
             browse: None,
+            bus: Default::default(),
             clock: Clock::System,
         }
     }
