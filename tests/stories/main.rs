@@ -21,6 +21,7 @@ mod resource_root;
 mod restart;
 mod scale;
 mod schedules;
+mod secrets;
 mod tasks;
 mod trouble;
 mod units;

@@ -1,7 +1,9 @@
 //! The use cases over a real catalog, a real vault and real files, without bus and mount.
 
+mod checkpoints;
 mod configuration;
 mod housekeeping;
+mod overdue;
 mod recovery;
 mod schedules;
 mod vaults;
