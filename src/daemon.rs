@@ -140,8 +140,8 @@ fn service_options(options: Options) -> Result<ServiceOptions> {
             executable: executable()?,
         })
     };
-    let (config, clock) = (absolute(options.config)?, Clock::System);
-    Ok(ServiceOptions { config, state_dir, cache_dir, browse_path, first_vault, browse, clock })
+    let (config, bus, clock) = (absolute(options.config)?, options.bus.parse()?, Clock::System);
+    Ok(ServiceOptions { config, state_dir, cache_dir, browse_path, first_vault, browse, bus, clock })
 }
 
 /// The same path with `suffix` at its end.

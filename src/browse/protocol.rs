@@ -21,7 +21,7 @@ use super::mount::short;
 use super::types::{BackupView, VaultAccess};
 
 /// A process of another version is asked to stop, and replaced.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The longest line: a million backups fit.
 const LONGEST: u64 = 1 << 30;

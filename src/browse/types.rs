@@ -65,6 +65,8 @@ pub struct BackupView {
     pub project: String,
     /// The resource's name.
     pub resource: String,
+    /// The checkpoint that it belongs to.
+    pub checkpoint: Option<u64>,
     /// When the backup was made.
     pub created_at: Timestamp,
     /// Who may look into it.

@@ -10,7 +10,7 @@ use crate::vault::tree::Time;
 
 use super::attr::{self, Attr};
 use super::fail::Answer;
-use super::ino::{Ino, MAX_SLOT, ROOT};
+use super::ino::{BACKUPS, CHECKPOINTS, Ino, MAX_SLOT, PLACES, RESOURCES, ROOT, first};
 use super::sheet::Sheets;
 use super::source::TreeSource;
 use super::tree::Tree;
@@ -21,7 +21,7 @@ use super::virtuals::{Change, Virtuals};
 pub struct Mounted {
     /// What the daemon said about it.
     pub view: BackupView,
-    /// The first of its two slots.
+    /// The first of its slots.
     pub slot: u64,
     /// Its tree.
     pub tree: Arc<Tree>,
@@ -29,6 +29,8 @@ pub struct Mounted {
     pub created: Time,
     /// The resource's directory.
     home: Ino,
+    /// The checkpoint's directory and its name there.
+    point: Option<(Ino, Vec<u8>)>,
 }
 
 impl Mounted {
@@ -73,6 +75,7 @@ pub struct World {
     virtuals: Virtuals,
     resources: Ino,
     backups: Ino,
+    checkpoints: Ino,
 }
 
 impl Default for World {
@@ -80,9 +83,10 @@ impl Default for World {
         let mut virtuals = Virtuals::default();
         let resources = virtuals.make_dir(ROOT, b"resources");
         let backups = virtuals.make_dir(ROOT, b"backups");
+        let checkpoints = virtuals.make_dir(ROOT, b"checkpoints");
         let (mounted, slots) = (HashMap::new(), BTreeMap::new());
         let (shelves, touched) = (HashMap::new(), BTreeSet::new());
-        Self { next_slot: 2, mounted, slots, shelves, touched, virtuals, resources, backups }
+        Self { next_slot: PLACES, mounted, slots, shelves, touched, virtuals, resources, backups, checkpoints }
     }
 }
 
@@ -94,13 +98,15 @@ impl World {
 
     /// The backup that one of its slots belongs to.
     pub fn mounted(&self, slot: u64) -> Option<&Arc<Mounted>> {
-        self.mounted.get(&(slot & !1))
+        self.mounted.get(&first(slot))
     }
 
     /// The directory that holds the root directory of a backup as seen in `slot`.
     pub fn parent(&self, slot: u64) -> Ino {
-        match self.mounted(slot) {
-            Some(mounted) if slot & 1 == 1 => mounted.home,
+        let mounted = self.mounted(slot);
+        match (slot % PLACES, mounted.and_then(|m| m.point.as_ref())) {
+            (RESOURCES, _) => mounted.map_or(self.backups, |m| m.home),
+            (CHECKPOINTS, Some((dir, _))) => *dir,
             _ => self.backups,
         }
     }
@@ -137,23 +143,34 @@ impl World {
         };
         let project = self.virtuals.make_dir(self.resources, view.project.as_bytes());
         let home = self.virtuals.make_dir(project, view.resource.as_bytes());
-        self.virtuals.link(home, view.dir_name().as_bytes(), Ino::new(slot | 1, 0));
-        self.virtuals.link(self.backups, view.id.to_string().as_bytes(), Ino::new(slot, 0));
+        self.virtuals.link(home, view.dir_name().as_bytes(), Ino::new(slot + RESOURCES, 0));
+        self.virtuals.link(self.backups, view.id.to_string().as_bytes(), Ino::new(slot + BACKUPS, 0));
+        let point = view.checkpoint.map(|id| self.add_to_checkpoint(id, &view, slot));
         let shelf = self.shelves.entry(home).or_default();
         shelf.0.insert((view.created_at, view.id), (view.policy, view.partial));
         self.touched.insert(home);
         self.slots.insert(view.id, slot);
         let created = attr::time(view.created_at);
-        self.mounted.insert(slot, Arc::new(Mounted { view, slot, tree, created, home }));
+        self.mounted.insert(slot, Arc::new(Mounted { view, slot, tree, created, home, point }));
         Ok(())
+    }
+
+    /// Shows a backup in its checkpoint by its resource's name. Of two projects' resources of one
+    /// name the later has its backup's number, which is nobody's name.
+    fn add_to_checkpoint(&mut self, checkpoint: u64, view: &BackupView, slot: u64) -> (Ino, Vec<u8>) {
+        let dir = self.virtuals.make_dir(self.checkpoints, checkpoint.to_string().as_bytes());
+        let taken = self.virtuals.lookup(dir, view.resource.as_bytes()).is_some();
+        let name = if taken { view.id.to_string() } else { view.resource.clone() }.into_bytes();
+        self.virtuals.link(dir, &name, Ino::new(slot + CHECKPOINTS, 0));
+        (dir, name)
     }
 
     fn new_slot(&mut self) -> Result<u64> {
         if self.next_slot >= MAX_SLOT {
-            return Err(Error::limit_reached("the browse process has shown 8 million backups; restart it"));
+            return Err(Error::limit_reached("the browse process has shown 4 million backups; restart it"));
         }
-        self.next_slot += 2;
-        Ok(self.next_slot - 2)
+        self.next_slot += PLACES;
+        Ok(self.next_slot - PLACES)
     }
 
     /// Shows a backup no longer; one that is not there is no error.
@@ -162,6 +179,12 @@ impl World {
         let view = &mounted.view;
         self.virtuals.unlink(self.backups, id.to_string().as_bytes());
         self.virtuals.unlink(mounted.home, view.dir_name().as_bytes());
+        if let Some((dir, name)) = &mounted.point {
+            self.virtuals.unlink(*dir, name);
+            if let Some(checkpoint) = view.checkpoint.filter(|_| self.virtuals.is_empty(*dir)) {
+                self.virtuals.unlink(self.checkpoints, checkpoint.to_string().as_bytes());
+            }
+        }
         if let Some(shelf) = self.shelves.get_mut(&mounted.home) {
             shelf.0.remove(&(view.created_at, id));
         }

@@ -257,8 +257,8 @@ impl Manager {
     /// Restores a backup: to `target` (s, an absolute path, where files stand under their own absolute
     /// paths), or in place with `confirm` (b) true. Keys: `paths` (as, or aay where not UTF-8; default all),
     /// `conflict_strategy` (s: overwrite, skip), `error_strategy` (s: continue, fast_fail), `delete` (b: in
-    /// place, what the backup does not have goes; default true for whole restores), `dry_run` (b).
-    /// Right: restore, which is as good as root.
+    /// place, what the backup does not have goes; default true for whole restores), `dry_run` (b). In place,
+    /// the resource's running units are stopped for it. Right: restore, which is as good as root.
     #[zbus(out_args("job"))]
     async fn restore_backup(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
         self.0.job(&by, Right::Restore, move |s| s.restore_backup(id, options.read()?)).await

@@ -12,7 +12,6 @@
 //!
 //! Every interface method takes `&self`, so that no call waits for another.
 
-mod address;
 pub mod client;
 pub mod error;
 mod events;
@@ -34,7 +33,7 @@ use zbus::fdo::RequestNameFlags;
 use crate::model::{Error, Result};
 use crate::service::Service;
 
-pub use self::address::BusAddress;
+pub use crate::host::BusAddress;
 
 /// The name on the bus.
 pub const NAME: &str = "org.strongroom1";

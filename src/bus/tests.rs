@@ -59,6 +59,7 @@ impl Bus {
             browse_path: dir.join("browse"),
             first_vault: dir.join("vault"),
             browse: None,
+            bus: BusAddress::default(),
             clock: crate::service::Clock::System,
         };
         Service::open(options).unwrap()

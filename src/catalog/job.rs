@@ -10,6 +10,8 @@ use crate::model::ErrorKind;
 
 /// The index of jobs by state ([`State::key`]).
 pub const BY_STATE: u8 = 6;
+/// The index, at 1, of jobs for which units are stopped.
+pub const STOPPED: u8 = 28;
 
 /// A job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +43,9 @@ pub struct Job {
     pub error: Option<String>,
     /// What class of failure that is.
     pub error_kind: Option<ErrorKind>,
+    /// Units that were stopped for it and are to be started again.
+    #[serde(default)]
+    pub units: Vec<String>,
     /// What it answers.
     pub result: serde_json::Map<String, serde_json::Value>,
 }
@@ -144,6 +149,13 @@ pub struct RestoreTask {
     pub dry_run: bool,
 }
 
+impl RestoreTask {
+    /// Whether it overwrites what the resource's units use, so that they are stopped meanwhile.
+    pub fn stops_units(&self) -> bool {
+        self.target.is_none() && !self.dry_run
+    }
+}
+
 impl Task {
     /// Its name on the bus.
     pub fn kind(&self) -> &'static str {
@@ -191,6 +203,10 @@ impl Row for Job {
     }
 
     fn keys(&self) -> Vec<(u8, u64)> {
-        vec![(BY_STATE, self.state.key())]
+        let mut keys = vec![(BY_STATE, self.state.key())];
+        if !self.units.is_empty() {
+            keys.push((STOPPED, 1));
+        }
+        keys
     }
 }

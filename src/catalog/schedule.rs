@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Row;
+use super::{Origin, Row};
 
 /// A schedule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,9 @@ pub struct Schedule {
     pub last_refused: Option<String>,
     /// Whether somebody was told that it is overdue.
     pub overdue: bool,
+    /// Where it was declared.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 /// How long automatic backups are kept, per resource.

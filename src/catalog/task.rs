@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Row;
+use super::{Origin, Row};
 
 /// The index of tasks by state ([`TaskState::key`]).
 pub const BY_STATE: u8 = 8;
@@ -51,6 +51,9 @@ pub struct TaskRow {
     pub job: Option<u64>,
     /// When it runs next by itself.
     pub due: Option<Timestamp>,
+    /// Where it was declared.
+    #[serde(default)]
+    pub origin: Origin,
 }
 
 /// What a task does.

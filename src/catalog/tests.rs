@@ -135,6 +135,7 @@ fn indexes_follow_their_rows() {
         done: job::Done::default(),
         error: None,
         error_kind: None,
+        units: Vec::new(),
         result: serde_json::Map::new(),
     };
     catalog.write(|w| (1..=3).try_for_each(|id| w.put(&job(id, State::Pending)))).unwrap();

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::checkpoint::CheckpointVerb;
+use super::project::ProjectVerb;
+
 /// Backs up, browses and restores this machine.
 #[derive(Debug, Parser)]
 #[command(name = "strongroom", version, about, max_term_width = 100)]
@@ -37,6 +40,9 @@ pub enum Verb {
     },
     /// Health at a glance; exit status 1 when something is wrong
     Status,
+    /// Groups of resources
+    #[command(subcommand)]
+    Project(ProjectVerb),
     /// What is backed up
     #[command(subcommand)]
     Resource(ResourceVerb),
@@ -69,6 +75,9 @@ pub enum Verb {
         /// The backup
         id: Option<u64>,
     },
+    /// Restore points of a whole vault
+    #[command(subcommand)]
+    Checkpoint(CheckpointVerb),
     /// Copies of projects as plain files, and the way back
     #[command(subcommand)]
     Task(TaskVerb),
@@ -525,6 +534,15 @@ mod tests {
             "export 3 --format tar.gz",
             "browse",
             "browse 3",
+            "project add shop --description tills",
+            "project list",
+            "project remove shop",
+            "checkpoint create main",
+            "checkpoint create main --name before-update web db",
+            "checkpoint create main web --full --automatic --retention -1 --description x",
+            "checkpoint list --vault main",
+            "checkpoint show 3",
+            "checkpoint delete 3 --yes",
             "task create nightly.json",
             "task run 7",
             "task list --state FINISHED",
@@ -560,6 +578,8 @@ mod tests {
             "export 3 --format zip",
             "vault add v",
             "resource add",
+            "checkpoint create",
+            "checkpoint create main --retention 3",
             "--bus session --private /tmp/x status",
             "--private /tmp/x --no-wait backup web",
         ] {

@@ -2,6 +2,7 @@
 
 mod args;
 mod backup;
+mod checkpoint;
 mod compare;
 mod demo;
 mod destination;
@@ -9,6 +10,7 @@ mod job;
 mod output;
 mod paths;
 mod private;
+mod project;
 mod resource;
 mod restore;
 mod sample;
@@ -102,6 +104,7 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         // Without a bus; see above.
         Verb::Demo { path } => demo::run(path.as_deref()).await,
         Verb::Status => status::run(session).await,
+        Verb::Project(verb) => project::run(session, verb).await,
         Verb::Resource(verb) => resource::run(session, verb).await,
         Verb::Destination(verb) => destination::run(session, verb).await,
         Verb::Vault(verb) => vault::run(session, verb).await,
@@ -112,6 +115,7 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::Restore(what) => restore::restore(session, &what).await,
         Verb::Export(what) => restore::export(session, &what).await,
         Verb::Browse { id } => restore::browse(session, id).await,
+        Verb::Checkpoint(verb) => checkpoint::run(session, verb).await,
         Verb::Task(verb) => task::run(session, verb).await,
         Verb::Schedule(verb) => schedule::run(session, verb).await,
         Verb::Job(verb) => job::run(session, verb).await,

@@ -1,10 +1,12 @@
-//! The machine around the daemon: who it is, its limits, its log, systemd from the inside, and
-//! people who want to be told.
+//! The machine around the daemon: who it is, its limits, its log, systemd from the inside and the
+//! outside, and people who want to be told.
 
+mod address;
 pub mod alert;
 pub mod limits;
 pub mod log;
 pub mod notify;
+pub mod units;
 
 use std::io::ErrorKind as Io;
 use std::path::Path;
@@ -12,6 +14,8 @@ use std::path::Path;
 use uuid::Uuid;
 
 use crate::model::{Error, IoContext, Result};
+
+pub use address::BusAddress;
 
 /// The machine's name, as it is now.
 pub fn name() -> String {

@@ -1,9 +1,9 @@
 //! The appliance's own configuration, as tasks carry it: projects, resources, destinations and
-//! vaults without their secrets, tasks. Never keys.
+//! vaults without their secrets, schedules, tasks. Never keys.
 //!
 //! On the way back it adds what is missing, and changes nothing that is there. Ids are kept where
-//! they are free. Destinations and vaults take secrets and keys that are not in it: they are added
-//! by hand, or found again by rebuilding the catalog.
+//! they are free. What a file declared is nobody's file's here. Destinations and vaults take secrets
+//! and keys that are not in it: they are added by hand, or found again by rebuilding the catalog.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::{Event, ObjectKind, Service, check, taskform};
+use super::{Event, ObjectKind, Service, check, scheduleform, schedules, taskform};
 use crate::catalog::task::{Plan, TaskState};
-use crate::catalog::{Destination, Project, Resource, Tables, TaskRow, VaultRow, Writer};
+use crate::catalog::{Destination, Origin, Project, Resource, Schedule, Tables, TaskRow, VaultRow, Writer};
+use crate::jobs::Times;
 use crate::model::{Error, Result, name};
 use crate::source::Excludes;
 
@@ -28,6 +29,9 @@ struct CommonData {
     resources: Vec<Resource>,
     destinations: Vec<Destination>,
     vaults: Vec<VaultRow>,
+    /// Copies of earlier versions have none.
+    #[serde(default)]
+    schedules: Vec<Schedule>,
     tasks: Vec<TaskRow>,
 }
 
@@ -42,6 +46,7 @@ impl Service {
                 resources: r.all()?,
                 destinations: r.all()?,
                 vaults: r.all()?,
+                schedules: r.all()?,
                 tasks: r.all()?,
             })
         })?;
@@ -70,6 +75,13 @@ impl CommonData {
             Excludes::new(&resource.exclude)?;
             check::kind(&resource.kind)?;
         }
+        for schedule in &self.schedules {
+            name::check("schedule", &schedule.name)?;
+            if !["full", "database"].contains(&schedule.r#type.as_str()) {
+                return Err(Error::invalid(format!("schedule {:?} is of no known type", schedule.name)));
+            }
+            Times::parse(&schedule.cron, &schedule.timezone)?;
+        }
         for task in &self.tasks {
             name::check("task", &task.name)?;
             check::clean_path("store_location", &task.store_location)?;
@@ -82,56 +94,140 @@ impl CommonData {
     }
 
     fn merge(self, w: &Writer, now: Timestamp) -> Result<(Json, Vec<Event>)> {
-        let mut events = Vec::new();
-        let mut added = (0_u64, 0_u64, 0_u64);
-        let mut projects = BTreeMap::new();
-        for mut project in self.projects {
-            let id = match w.named::<Project>(0, &project.name)? {
-                Some(id) => id,
-                None => {
-                    let id = w.own_id::<Project>(project.id)?;
-                    added.0 += 1;
-                    w.put(&Project { id, name: project.name.clone(), ..project.clone() })?;
-                    id
-                }
-            };
-            projects.insert(std::mem::replace(&mut project.id, id), id);
+        let mut here = Here { now, vaults: BTreeMap::new(), projects: BTreeMap::new(), resources: BTreeMap::new() };
+        for vault in &self.vaults {
+            here.vaults.insert(vault.id, w.named::<VaultRow>(0, &vault.name)?);
         }
-        let vaults: BTreeMap<u64, String> = self.vaults.into_iter().map(|vault| (vault.id, vault.name)).collect();
-        for resource in self.resources.into_iter().filter(|r| r.removed_at.is_none()) {
-            let Some(project) = projects.get(&resource.project).copied() else { continue };
-            if w.named::<Resource>(project, &resource.name)?.is_some() {
-                continue;
-            }
-            let vault = match resource.vault.and_then(|id| vaults.get(&id)) {
-                Some(name) => w.named::<VaultRow>(0, name)?,
-                None => None,
-            };
-            let id = w.own_id::<Resource>(resource.id)?;
-            // Of its backups this catalog may know nothing.
-            let unknown = (None, None, None, None);
-            let (last_backup, last_success, last_size, last_entries) = unknown;
-            w.put(&Resource { id, project, vault, last_backup, last_success, last_size, last_entries, ..resource })?;
-            events.push(Event::ObjectAdded { kind: ObjectKind::Resource, id });
-            added.1 += 1;
-        }
+        let mut added = Added::default();
+        self.projects.into_iter().try_for_each(|project| here.project(w, project, &mut added))?;
+        self.resources.into_iter().try_for_each(|resource| here.resource(w, resource, &mut added))?;
+        self.schedules.into_iter().try_for_each(|schedule| here.schedule(w, schedule, &mut added))?;
         let known: Vec<TaskRow> = w.all()?;
-        for task in self.tasks {
-            let same =
-                |k: &TaskRow| (k.r#type, &k.name, &k.store_location) == (task.r#type, &task.name, &task.store_location);
-            if known.iter().any(same) {
-                continue;
-            }
-            let id = w.own_id::<TaskRow>(task.id)?;
-            let due = match &task.setting.plan {
-                Plan::CronExpression { cron } => taskform::times(cron)?.next(now),
-                _ => task.due.filter(|due| *due > now),
-            };
-            let state = if task.end_date.is_some() { TaskState::Finished } else { TaskState::Pending };
-            w.put(&TaskRow { id, due, state, job: None, ..task })?;
-            events.push(Event::ObjectAdded { kind: ObjectKind::Task, id });
-            added.2 += 1;
+        self.tasks.into_iter().try_for_each(|task| here.task(w, task, &known, &mut added))?;
+        let mut result = json!({
+            "projects": added.projects, "resources": added.resources, "schedules": added.schedules, "tasks": added.tasks,
+        });
+        if !added.switched_off.is_empty() {
+            result["schedules_switched_off"] = added.switched_off.into();
         }
-        Ok((json!({"projects": added.0, "resources": added.1, "tasks": added.2}), events))
+        Ok((result, added.events))
+    }
+}
+
+/// What was added.
+#[derive(Default)]
+struct Added {
+    projects: u64,
+    resources: u64,
+    schedules: u64,
+    tasks: u64,
+    /// Schedules that do not run, because their vault is not here.
+    switched_off: Vec<String>,
+    events: Vec<Event>,
+}
+
+/// What the ids of the copy stand for in this catalog.
+struct Here {
+    now: Timestamp,
+    vaults: BTreeMap<u64, Option<u64>>,
+    projects: BTreeMap<u64, u64>,
+    resources: BTreeMap<u64, u64>,
+}
+
+impl Here {
+    fn vault(&self, id: Option<u64>) -> Option<u64> {
+        id.and_then(|id| self.vaults.get(&id).copied().flatten())
+    }
+
+    fn project(&mut self, w: &Writer, project: Project, added: &mut Added) -> Result<()> {
+        let there = project.id;
+        let id = match w.named::<Project>(0, &project.name)? {
+            Some(id) => id,
+            None => {
+                let id = w.own_id::<Project>(there)?;
+                added.projects += 1;
+                w.put(&Project { id, origin: Origin::default(), ..project })?;
+                id
+            }
+        };
+        self.projects.insert(there, id);
+        Ok(())
+    }
+
+    fn resource(&mut self, w: &Writer, resource: Resource, added: &mut Added) -> Result<()> {
+        let Some(project) = self.projects.get(&resource.project).copied().filter(|_| resource.removed_at.is_none())
+        else {
+            return Ok(());
+        };
+        if let Some(id) = w.named::<Resource>(project, &resource.name)? {
+            self.resources.insert(resource.id, id);
+            return Ok(());
+        }
+        let id = w.own_id::<Resource>(resource.id)?;
+        self.resources.insert(resource.id, id);
+        let vault = self.vault(resource.vault);
+        // Of its backups this catalog may know nothing.
+        let unknown = (None, None, None, None);
+        let (last_backup, last_success, last_size, last_entries) = unknown;
+        let origin = Origin::default();
+        let row =
+            Resource { id, project, vault, last_backup, last_success, last_size, last_entries, origin, ..resource };
+        w.put(&row)?;
+        added.events.push(Event::ObjectAdded { kind: ObjectKind::Resource, id });
+        added.resources += 1;
+        Ok(())
+    }
+
+    fn schedule(&self, w: &Writer, schedule: Schedule, added: &mut Added) -> Result<()> {
+        if w.named::<Schedule>(0, &schedule.name)?.is_some() {
+            return Ok(());
+        }
+        let resources: Vec<u64> = schedule.resources.iter().filter_map(|id| self.resources.get(id).copied()).collect();
+        if resources.is_empty() && !schedule.resources.is_empty() {
+            // Without any it would back up everything, which nobody asked for.
+            return Ok(());
+        }
+        let id = w.own_id::<Schedule>(schedule.id)?;
+        let usual = scheduleform::blank(id, &schedule.name, schedule.created_at);
+        let vault = self.vault(schedule.vault);
+        let mut row = Schedule {
+            enabled: schedule.enabled,
+            cron: schedule.cron,
+            timezone: schedule.timezone,
+            r#type: schedule.r#type,
+            resources,
+            vault,
+            keep: schedule.keep,
+            notify_on_failure: schedule.notify_on_failure,
+            full_every: schedule.full_every,
+            ..usual
+        };
+        if row.enabled && schedule.vault.is_some() && vault.is_none() {
+            // It must not fill another one than was chosen for it.
+            row.enabled = false;
+            added.switched_off.push(row.name.clone());
+        }
+        schedules::keep(w, None, row, self.now)?;
+        added.events.push(Event::ObjectAdded { kind: ObjectKind::Schedule, id });
+        added.schedules += 1;
+        Ok(())
+    }
+
+    fn task(&self, w: &Writer, task: TaskRow, known: &[TaskRow], added: &mut Added) -> Result<()> {
+        let same =
+            |k: &TaskRow| (k.r#type, &k.name, &k.store_location) == (task.r#type, &task.name, &task.store_location);
+        if known.iter().any(same) {
+            return Ok(());
+        }
+        let id = w.own_id::<TaskRow>(task.id)?;
+        let due = match &task.setting.plan {
+            Plan::CronExpression { cron } => taskform::times(cron)?.next(self.now),
+            _ => task.due.filter(|due| *due > self.now),
+        };
+        let state = if task.end_date.is_some() { TaskState::Finished } else { TaskState::Pending };
+        w.put(&TaskRow { id, due, state, job: None, origin: Origin::default(), ..task })?;
+        added.events.push(Event::ObjectAdded { kind: ObjectKind::Task, id });
+        added.tasks += 1;
+        Ok(())
     }
 }

@@ -43,6 +43,8 @@ struct File {
     destination: IgnoredAny,
     vault: IgnoredAny,
     resource: IgnoredAny,
+    schedule: IgnoredAny,
+    task: IgnoredAny,
     metrics: MetricsTable,
 }
 

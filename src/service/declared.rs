@@ -20,11 +20,16 @@ pub enum Kind {
     Vault,
     /// `[resource.NAME]`
     Resource,
+    /// `[schedule.NAME]`
+    Schedule,
+    /// `[task.NAME]`
+    Task,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Project, Self::Destination, Self::Vault, Self::Resource];
+    pub const ALL: [Self; 6] =
+        [Self::Project, Self::Destination, Self::Vault, Self::Resource, Self::Schedule, Self::Task];
 
     /// The table's name.
     pub fn name(self) -> &'static str {
@@ -33,6 +38,8 @@ impl Kind {
             Self::Destination => "destination",
             Self::Vault => "vault",
             Self::Resource => "resource",
+            Self::Schedule => "schedule",
+            Self::Task => "task",
         }
     }
 }
@@ -49,30 +56,70 @@ pub struct Declaration {
     /// The file.
     pub file: PathBuf,
     line: usize,
-    /// The lines of its keys.
-    keys: BTreeMap<String, usize>,
+    keys: Keys,
+}
+
+/// Where keys stand, and the keys within them.
+#[derive(Debug, Clone, Default)]
+struct Keys(BTreeMap<String, (usize, Keys)>);
+
+impl Keys {
+    /// The key that a message is about, and whether it says so at its beginning.
+    fn find(&self, message: &str) -> Option<(&str, usize, &Self, bool)> {
+        let words: Vec<&str> =
+            message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect();
+        let first = words.first().and_then(|w| self.0.get_key_value(*w));
+        let quoted = || self.0.iter().find(|(key, _)| message.contains(&format!("{key:?}")));
+        // "there is no destination …" is about `destinations`.
+        let named =
+            || self.0.iter().find(|(key, _)| words.iter().any(|w| w == key || key.strip_suffix('s') == Some(w)));
+        let begins = first.is_some();
+        let (key, (line, within)) = first.or_else(quoted).or_else(named)?;
+        Some((key, *line, within, begins))
+    }
+
+    /// Adds the keys of a table, each with its line. Of lists of tables those that only one has.
+    fn add(&mut self, table: &DeTable<'_>, text: &str) {
+        for (key, value) in table {
+            let mut within = Self::default();
+            match value.get_ref() {
+                DeValue::Table(table) => within.add(table, text),
+                DeValue::Array(list) => {
+                    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+                    for table in list.iter().filter_map(|v| v.get_ref().as_table()) {
+                        within.add(table, text);
+                        table.keys().for_each(|key| *seen.entry(key.get_ref().to_string()).or_default() += 1);
+                    }
+                    within.0.retain(|key, _| seen.get(key) == Some(&1));
+                }
+                _ => {}
+            }
+            self.0.insert(key.get_ref().to_string(), (line_of(text, key.span().start), within));
+        }
+    }
 }
 
 impl Declaration {
     /// An error about this object, with file, line and key in front.
     pub fn locate(&self, error: Error) -> Error {
-        let words: Vec<&str> =
-            error.message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|w| !w.is_empty()).collect();
-        let first = words.first().and_then(|w| self.keys.get_key_value(*w));
-        let quoted = || self.keys.iter().find(|(key, _)| error.message.contains(&format!("{key:?}")));
-        // "there is no destination …" is about `destinations`.
-        let named =
-            || self.keys.iter().find(|(key, _)| words.iter().any(|w| w == key || key.strip_suffix('s') == Some(w)));
-        match first.or_else(quoted).or_else(named) {
-            Some((key, line)) => error.context(format!("{}, line {line}: key {key:?}", self.file.display())),
-            None => error.context(format!(
+        let Some((mut key, mut line, mut within, mut begins)) = self.keys.find(&error.message) else {
+            return error.context(format!(
                 "{}, line {}: table [{}.{}]",
                 self.file.display(),
                 self.line,
                 self.kind.name(),
                 self.name
-            )),
+            ));
+        };
+        // "content: projects: …" leads from key to key.
+        let mut rest = error.message.as_str();
+        while let Some(next) = rest.split_once(": ").filter(|_| begins).map(|(_, next)| next) {
+            rest = next;
+            let Some(found) = within.find(rest) else { break };
+            (key, line, within, begins) = found;
         }
+        let place = format!("{}, line {line}: key {key:?}", self.file.display());
+        error.context(place)
     }
 
     fn twice(&self, first: &Self) -> Error {
@@ -131,13 +178,13 @@ fn read(path: &Path, text: &str) -> Result<Vec<Declaration>> {
                 options: Map::new(),
                 file: path.to_path_buf(),
                 line,
-                keys: BTreeMap::new(),
+                keys: Keys::default(),
             };
+            declaration.keys.add(settings, text);
             for (key, value) in settings {
                 let line = line_of(text, key.span().start);
                 let value = to_value(value.get_ref())
                     .ok_or_else(|| wrong(line, &format!("key {:?}: is a number out of range", key.get_ref())))?;
-                declaration.keys.insert(key.get_ref().to_string(), line);
                 declaration.options.insert(key.get_ref().to_string(), value);
             }
             found.push(declaration);
@@ -186,5 +233,27 @@ mod tests {
         assert!(at("capacity is -1").starts_with("/x.toml, line 5: key \"capacity\": "), "{}", at("capacity is -1"));
         assert!(at("there is no destination \"x\"").contains("line 3: key \"destinations\""));
         assert!(at("something else").contains("line 2: table [vault.v]"));
+    }
+
+    #[test]
+    fn errors_in_nested_tables_have_lines_of_their_own() {
+        let text = "[task.t]\nstore_location = '/x'\n[task.t.content]\ncompression = 1\n\n\
+                    [[task.t.content.projects]]\nproject_regex = '*'\n[[task.t.content.projects]]\nproject_regex = '*'\n\
+                    repo_regex = '('\n";
+        let found = read(Path::new("/x.toml"), text).unwrap().remove(0);
+        let at = |message: &str| found.locate(Error::invalid(message)).message;
+        for (message, place) in [
+            ("content: compression is an integer; it must be a boolean", "line 4: key \"compression\""),
+            (
+                "content: projects: repo_regex is \"(\", which is not a regular expression",
+                "line 10: key \"repo_regex\"",
+            ),
+            ("content: projects: project_regex is wrong", "line 6: key \"projects\""),
+            ("content: format names an archive's form", "line 4: key \"compression\""),
+            ("content: it names nothing", "line 3: key \"content\""),
+            ("store_location is odd", "line 2: key \"store_location\""),
+        ] {
+            assert!(at(message).contains(place), "{}", at(message));
+        }
     }
 }

@@ -10,13 +10,14 @@
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
+//! | `units` | units that are stopped for a restore |
 //! | `tell`, `metrics` | who is told what went wrong |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
 //! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
 //! | `later` | what is on the bus before it is built |
-//! | `taskform`, `common` | what a task looks like, and the configuration that it carries |
+//! | `scheduleform`, `taskform`, `common` | what a schedule and a task look like, and the configuration that tasks carry |
 //! | `selection` | which resources a checkpoint backs up |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
 
@@ -47,6 +48,7 @@ mod recover;
 mod resources;
 mod restores;
 mod retention;
+mod scheduleform;
 mod schedules;
 mod select;
 mod selection;
@@ -55,6 +57,7 @@ mod submit;
 mod taskform;
 mod tasks;
 mod tell;
+mod units;
 mod vaults;
 mod work;
 
@@ -194,6 +197,7 @@ impl Service {
     /// Starts working on the queue, and doing what is due.
     pub fn start(&self) {
         if let Some(me) = self.me.upgrade() {
+            self.start_left_units();
             self.jobs.start(&me);
             self.start_ticking();
         }

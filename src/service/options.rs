@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Clock;
+use crate::host::BusAddress;
 
 /// Where a service keeps what, and what it shows where.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct ServiceOptions {
     pub first_vault: PathBuf,
     /// How the browse process is started; `None` mounts nothing.
     pub browse: Option<BrowseProcess>,
+    /// The bus that the service manager is on.
+    pub bus: BusAddress,
     /// What time it is.
     pub clock: Clock,
 }

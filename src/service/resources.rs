@@ -13,6 +13,7 @@ use crate::catalog::{
     Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
     resource,
 };
+use crate::host::units;
 use crate::model::{Args, Error, Map, Result, Value, name};
 
 const FIELDS: &[&str] = &[
@@ -103,11 +104,7 @@ impl Settings {
         if let Some(patterns) = &settings.exclude {
             check_patterns(patterns)?;
         }
-        if let Some(unit) = settings.units.iter().flatten().find(|u| !unit_name(u)) {
-            return Err(Error::invalid(format!(
-                "units holds {unit:?}, which is not a unit's name such as nginx.service"
-            )));
-        }
+        settings.units.iter().flatten().try_for_each(|u| units::check_name(u)).map_err(|e| e.context("units"))?;
         if let Some(browse) = &settings.browse {
             check::browse(browse)?;
         }
@@ -213,12 +210,6 @@ fn check_patterns(patterns: &[String]) -> Result<()> {
             .map_err(|e| Error::invalid(format!("exclude holds {pattern:?}, which is not a pattern: {e}")))?;
     }
     builder.build().map(drop).map_err(|e| Error::invalid(format!("exclude cannot be used: {e}")))
-}
-
-fn unit_name(text: &str) -> bool {
-    text.len() <= 255
-        && text.contains('.')
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b))
 }
 
 impl Service {

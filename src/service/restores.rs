@@ -58,11 +58,11 @@ impl Service {
         if wish.kind.is_some_and(|kind| kind != row.r#type) {
             return Err(Error::invalid(format!("type is not the backup's, which is {:?}; leave it out", row.r#type)));
         }
-        let (vault, removed, never) = self.catalog.read(|r| {
-            let removed = r.get::<Resource>(row.resource)?.is_none_or(|r| r.removed_at.is_some());
-            Ok((r.need::<VaultRow>(row.vault)?, removed, self.own_directories(r)?))
+        let (vault, resource, never) = self.catalog.read(|r| {
+            let resource = r.get::<Resource>(row.resource)?.filter(|r| r.removed_at.is_none());
+            Ok((r.need::<VaultRow>(row.vault)?, resource, self.own_directories(r)?))
         })?;
-        if in_place && removed {
+        if in_place && resource.is_none() {
             return Err(Error::invalid_state(format!(
                 "resource {:?} of backup {id} was removed; restore into a target",
                 row.resource_name
@@ -72,6 +72,9 @@ impl Service {
         let manifest = self.manifest(&open.vault, &row)?;
         // The rules of the restorer itself, before anything is queued.
         restore::check(&open.vault, &manifest, &self.restore_request(&wish.task, never, 0))?;
+        if let Some(resource) = resource.filter(|_| wish.task.stops_units()) {
+            self.check_units(&resource.units)?;
+        }
         self.submit(|w| {
             let row = backups::completed(w, id)?;
             let ticket = Ticket {
@@ -126,13 +129,19 @@ impl Service {
                 row.resource_name, resource.name
             )));
         }
+        let stops = wish.task.stops_units();
         let job = self.queue_restore(id, wish)?;
         let mut who = Fields::default();
         who.set("id", resource.id).set("name", resource.name.as_str()).set("status", "restoring");
         let mut f = Fields::default();
         f.set("status", "pending").set("job", fields::job_path(job)).set("server", who.done());
         f.set("backup", self.get_backup(id)?);
-        f.set("message", format!("{:?} will be overwritten with backup {id}; no units are stopped", resource.name));
+        let units = match resource.units.as_slice() {
+            [] => "no units are stopped".to_owned(),
+            _ if !stops => "nothing is changed, and no units are stopped".to_owned(),
+            units => format!("of its units ({}) those that run are stopped for it", units.join(", ")),
+        };
+        f.set("message", format!("{:?} will be overwritten with backup {id}; {units}", resource.name));
         Ok(f.done())
     }
 }

@@ -6,10 +6,12 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::backups::{self, Wish};
+use super::declare::{Change, put, refuse_declared};
 use super::fields::Fields;
 use super::page::Page;
+use super::scheduleform::{Settings, blank};
 use super::submit::Batch;
-use super::{Event, ObjectKind, Service, not_offered, retention, select, vaults};
+use super::{Event, ObjectKind, Service, retention, select};
 use crate::catalog::{Backup, Job, Keep, Project, Resource, Schedule, State, Tables, VaultRow, Writer, backup};
 use crate::jobs::Times;
 use crate::model::{Args, Error, Map, Result, name};
@@ -38,106 +40,12 @@ const FIELDS: &[&str] = &[
     "last_result",
     "message",
     "overdue",
+    "origin",
 ];
 
-/// Longer than anybody keeps anything.
-const MOST_DAYS: u64 = 36_500;
-/// More than anybody keeps.
-const MOST: u64 = 100_000;
 /// A run is overdue at the earliest so long after its time, and at the latest after [`LATE_MOST`].
 const LATE_LEAST: SignedDuration = SignedDuration::from_hours(1);
 const LATE_MOST: SignedDuration = SignedDuration::from_hours(24);
-
-/// Settings as a caller gives them.
-#[derive(Debug, Default)]
-struct Settings {
-    enabled: Option<bool>,
-    cron: Option<String>,
-    timezone: Option<String>,
-    kind: Option<String>,
-    resources: Option<Vec<String>>,
-    vault: Option<String>,
-    days: Option<u32>,
-    most: Option<u32>,
-    daily: Option<u32>,
-    weekly: Option<u32>,
-    monthly: Option<u32>,
-    yearly: Option<u32>,
-    notify_on_failure: Option<bool>,
-    full_every: Option<u32>,
-}
-
-fn small(args: &mut Args, key: &str, most: u64) -> Result<Option<u32>> {
-    Ok(args.uint(key, 0, most)?.and_then(|n| u32::try_from(n).ok()))
-}
-
-impl Settings {
-    fn take(mut args: Args) -> Result<Self> {
-        let what = args.choice("what", &["backup", "snapshot"])?;
-        let settings = Self {
-            enabled: args.bool("enabled")?,
-            cron: args.string("cron")?,
-            timezone: args.string("timezone")?,
-            kind: args.choice("type", &["full", "database"])?,
-            resources: args.strings("resources")?,
-            vault: args.string("vault")?,
-            days: small(&mut args, "retention", MOST_DAYS)?,
-            most: small(&mut args, "max_backups", MOST)?,
-            daily: small(&mut args, "keep_daily", MOST)?,
-            weekly: small(&mut args, "keep_weekly", MOST)?,
-            monthly: small(&mut args, "keep_monthly", MOST)?,
-            yearly: small(&mut args, "keep_yearly", MOST)?,
-            notify_on_failure: args.bool("notify_on_failure")?,
-            full_every: small(&mut args, "full_every", MOST)?,
-        };
-        args.finish()?;
-        if what.as_deref() == Some("snapshot") {
-            return Err(not_offered("what snapshot"));
-        }
-        Ok(settings)
-    }
-
-    fn apply(self, t: &impl Tables, row: &mut Schedule) -> Result<()> {
-        let set = |target: &mut u32, value: Option<u32>| *target = value.unwrap_or(*target);
-        row.enabled = self.enabled.unwrap_or(row.enabled);
-        if let Some(cron) = self.cron {
-            cron.trim().clone_into(&mut row.cron);
-        }
-        row.timezone = self.timezone.unwrap_or_else(|| std::mem::take(&mut row.timezone));
-        row.r#type = self.kind.unwrap_or_else(|| std::mem::take(&mut row.r#type));
-        if let Some(list) = self.resources {
-            row.resources.clear();
-            for selector in list {
-                let id = select::resource(t, &selector)?.id;
-                if !row.resources.contains(&id) {
-                    row.resources.push(id);
-                }
-            }
-        }
-        if let Some(vault) = self.vault {
-            row.vault = if vault.is_empty() {
-                None
-            } else {
-                let vault = select::vault(t, &vault)?;
-                vaults::refuse_removing(&vault)?;
-                Some(vault.id)
-            };
-        }
-        if let Some(days) = self.days {
-            row.keep.days = (days > 0).then_some(days);
-        }
-        if let Some(most) = self.most {
-            row.keep.most = (most > 0).then_some(most);
-        }
-        set(&mut row.keep.daily, self.daily);
-        set(&mut row.keep.weekly, self.weekly);
-        set(&mut row.keep.monthly, self.monthly);
-        set(&mut row.keep.yearly, self.yearly);
-        row.notify_on_failure = self.notify_on_failure.unwrap_or(row.notify_on_failure);
-        set(&mut row.full_every, self.full_every);
-        Ok(())
-    }
-}
 
 fn times(row: &Schedule) -> Result<Times> {
     Times::parse(&row.cron, &row.timezone)
@@ -195,9 +103,14 @@ pub(super) fn overdue(t: &impl Tables, row: &Schedule, now: Timestamp) -> Result
     Ok(found)
 }
 
+/// A schedule that names something.
+pub(super) fn naming(t: &impl Tables, names: impl Fn(&Schedule) -> bool) -> Result<Option<Schedule>> {
+    Ok(t.all::<Schedule>()?.into_iter().find(names))
+}
+
 /// Refuses to remove what a schedule names.
 pub(super) fn refuse_named(t: &impl Tables, what: &str, names: impl Fn(&Schedule) -> bool) -> Result<()> {
-    match t.all::<Schedule>()?.into_iter().find(names) {
+    match naming(t, names)? {
         None => Ok(()),
         Some(schedule) => Err(Error::invalid_state(format!(
             "schedule {:?} names {what}; change or remove the schedule first",
@@ -216,6 +129,34 @@ fn selector(t: &impl Tables, resource: &Resource) -> Result<String> {
         Some(project) if same > 1 => format!("{}/{}", project.name, resource.name),
         _ => resource.name.clone(),
     })
+}
+
+/// Writes down a schedule that was `old` before, if what it says can be done.
+pub(super) fn keep(w: &Writer, old: Option<&Schedule>, mut row: Schedule, now: Timestamp) -> Result<Change> {
+    let times = times(&row)?;
+    if row.r#type == "database" && row.resources.is_empty() {
+        return Err(Error::invalid("type is database, which needs resources; name those that have databases"));
+    }
+    for resource in covered(w, &row)? {
+        backups::refuse_kind(&row.r#type, &resource)?;
+    }
+    let timing = |s: &Schedule| (s.enabled, s.cron.clone(), s.timezone.clone());
+    if old.map(timing) != Some(timing(&row)) {
+        row.since = now;
+        row.due = if row.enabled { times.next(now) } else { None };
+        (row.served, row.overdue) = (None, false);
+    }
+    let change = put(w, old, &row)?;
+    if change == Change::Changed {
+        retention::replan_schedule(w, row.id, now)?;
+    }
+    Ok(change)
+}
+
+/// Removes a schedule; its backups stay.
+pub(super) fn forget(w: &Writer, id: u64, now: Timestamp) -> Result<()> {
+    w.remove::<Schedule>(id)?;
+    retention::replan_schedule(w, id, now)
 }
 
 /// What came of a run.
@@ -237,34 +178,19 @@ impl Service {
                     w.named::<Schedule>(0, selector)?.map(|id| w.need::<Schedule>(id)).transpose()?
                 }
             };
-            let new = old.is_none();
-            if new && settings.cron.is_none() {
+            if let Some(old) = &old {
+                refuse_declared("schedule", &old.name, &old.origin)?;
+            } else if settings.cron.is_none() {
                 return Err(Error::invalid(format!(
                     "cron is missing, and there is no schedule {selector:?} yet; give one such as \"0 2 * * *\""
                 )));
             }
-            let before = old.clone();
-            let mut row = match old {
-                Some(row) => row,
+            let mut row = match &old {
+                Some(row) => row.clone(),
                 None => blank(w.next_id::<Schedule>()?, selector, now),
             };
             settings.apply(w, &mut row)?;
-            let times = times(&row)?;
-            if row.r#type == "database" && row.resources.is_empty() {
-                return Err(Error::invalid("type is database, which needs resources; name those that have databases"));
-            }
-            for resource in covered(w, &row)? {
-                backups::refuse_kind(&row.r#type, &resource)?;
-            }
-            let timing = |s: &Schedule| (s.enabled, s.cron.clone(), s.timezone.clone());
-            if before.as_ref().map(timing) != Some(timing(&row)) {
-                row.since = now;
-                row.due = if row.enabled { times.next(now) } else { None };
-                (row.served, row.overdue) = (None, false);
-            }
-            w.put(&row)?;
-            retention::replan_schedule(w, row.id, now)?;
-            Ok((row.id, new))
+            Ok((row.id, keep(w, old.as_ref(), row, now)? == Change::Added))
         })?;
         let kind = ObjectKind::Schedule;
         self.emit(if new { Event::ObjectAdded { kind, id } } else { Event::ObjectChanged { kind, id } });
@@ -292,10 +218,10 @@ impl Service {
         Args::new(options).finish()?;
         let now = self.now();
         let id = self.catalog.write(|w| {
-            let id = select::schedule(w, selector)?.id;
-            w.remove::<Schedule>(id)?;
-            retention::replan_schedule(w, id, now)?;
-            Ok(id)
+            let row = select::schedule(w, selector)?;
+            refuse_declared("schedule", &row.name, &row.origin)?;
+            forget(w, row.id, now)?;
+            Ok(row.id)
         })?;
         self.emit(Event::ObjectRemoved { kind: ObjectKind::Schedule, id });
         Ok(())
@@ -484,34 +410,8 @@ impl Service {
         let late_words = (!late.is_empty()).then(|| format!("no good backup in time of {names}"));
         let words: Vec<&str> =
             [&late_words, &row.last_refused, &row.last_skipped].into_iter().flatten().map(String::as_str).collect();
-        f.text("message", &words.join("; ")).set("overdue", !late.is_empty());
+        f.text("message", &words.join("; ")).set("overdue", !late.is_empty()).origin(&row.origin);
         Ok(f.done())
-    }
-}
-
-/// A schedule as it is before any setting.
-fn blank(id: u64, name: &str, now: Timestamp) -> Schedule {
-    Schedule {
-        id,
-        name: name.to_owned(),
-        enabled: true,
-        cron: String::new(),
-        timezone: String::new(),
-        r#type: "full".into(),
-        resources: Vec::new(),
-        vault: None,
-        keep: Keep::default(),
-        notify_on_failure: false,
-        full_every: 0,
-        created_at: now,
-        since: now,
-        due: None,
-        served: None,
-        last_run: None,
-        last_backups: Vec::new(),
-        last_skipped: None,
-        last_refused: None,
-        overdue: false,
     }
 }
 

@@ -74,6 +74,7 @@ fn view(row: &Backup, vault: &VaultRow) -> Result<BackupView> {
         },
         project: row.project_name.clone(),
         resource: row.resource_name.clone(),
+        checkpoint: row.checkpoint,
         created_at: row.created_at,
         policy: policy(&row.browse),
         partial: row.partial,

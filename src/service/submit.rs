@@ -41,6 +41,7 @@ impl Draft {
             done: job::Done::default(),
             error: None,
             error_kind: None,
+            units: Vec::new(),
             result: serde_json::Map::new(),
         }
     }

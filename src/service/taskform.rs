@@ -8,19 +8,27 @@ use jiff::tz::TimeZone;
 
 use super::fields::{self, Fields};
 use super::{check, resources};
-use crate::catalog::TaskRow;
 use crate::catalog::task::{Content, Plan, ProjectContent, Setting, TaskState, TaskType};
+use crate::catalog::{Origin, TaskRow};
 use crate::jobs::cron::Times;
 use crate::model::{Args, Error, Map, Result, Value, name};
 
 /// More of them are hardly meant.
 const PROJECTS: usize = 1000;
 
-/// A task as a caller gives it.
-pub(super) fn read(options: Map, by: &str, now: Timestamp) -> Result<TaskRow> {
+/// Who gives a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    /// A caller.
+    Bus,
+    /// A configuration file, which stays when a time it names has passed.
+    File,
+}
+
+/// A task as a caller or a file gives it. `by` is who.
+pub(super) fn read(options: Map, by: &str, now: Timestamp, source: Source) -> Result<TaskRow> {
     let mut args = Args::new(options);
-    let missing =
-        |key: &str| Error::invalid(format!("{key} is missing; a task needs name, store_location and content"));
+    let missing = |key: &str| Error::invalid(format!("{key} is missing; no task can do without it"));
     let name = args.string("name")?.ok_or_else(|| missing("name"))?;
     let store = args.string("store_location")?.ok_or_else(|| missing("store_location"))?;
     let content = args.map("content")?.ok_or_else(|| missing("content"))?;
@@ -33,10 +41,10 @@ pub(super) fn read(options: Map, by: &str, now: Timestamp) -> Result<TaskRow> {
     name::check("task", &name)?;
     let store_location = check::clean_path("store_location", Path::new(&store))?;
     let content = within("content", read_content(content, now))?;
-    let setting = within("backup_setting", read_setting(setting, now))?;
+    let setting = within("backup_setting", read_setting(setting, now, source))?;
     let due = match &setting.plan {
         Plan::Immediately { .. } => None,
-        Plan::SpecifiedTime { time } => Some(*time),
+        Plan::SpecifiedTime { time } => Some(*time).filter(|time| *time > now),
         Plan::CronExpression { cron } => times(cron)?.next(now),
     };
     Ok(TaskRow {
@@ -58,6 +66,7 @@ pub(super) fn read(options: Map, by: &str, now: Timestamp) -> Result<TaskRow> {
         report: serde_json::Map::new(),
         job: None,
         due,
+        origin: Origin::default(),
     })
 }
 
@@ -120,7 +129,7 @@ fn read_project(map: Map) -> Result<ProjectContent> {
     Ok(project)
 }
 
-fn read_setting(map: Map, now: Timestamp) -> Result<Setting> {
+fn read_setting(map: Map, now: Timestamp, source: Source) -> Result<Setting> {
     let mut args = Args::new(map);
     let skip = args.choice("conflict_strategy", &["SKIP", "OVERWRITE"])?.as_deref() == Some("SKIP");
     let fast_fail = args.choice("error_strategy", &["CONTINUE", "FAST_FAIL"])?.as_deref() == Some("FAST_FAIL");
@@ -129,11 +138,11 @@ fn read_setting(map: Map, now: Timestamp) -> Result<Setting> {
     let plan = args.map("execution_plan")?.unwrap_or_default();
     let space_cap_check = args.bool("space_cap_check")?.unwrap_or(true);
     args.finish()?;
-    let plan = within("execution_plan", read_plan(&strategy, plan, now))?;
+    let plan = within("execution_plan", read_plan(&strategy, plan, now, source))?;
     Ok(Setting { skip, fast_fail, space_cap_check, plan })
 }
 
-fn read_plan(strategy: &str, map: Map, now: Timestamp) -> Result<Plan> {
+fn read_plan(strategy: &str, map: Map, now: Timestamp, source: Source) -> Result<Plan> {
     let mut args = Args::new(map);
     let execute = args.bool("execute_immediately")?;
     let time = args.string("execute_time")?;
@@ -149,7 +158,7 @@ fn read_plan(strategy: &str, map: Map, now: Timestamp) -> Result<Plan> {
                 return Err(unused("cron_expression"));
             }
             let time = moment("execute_time", &time.ok_or_else(|| lacking("execute_time"))?)?;
-            if time <= now {
+            if time <= now && source == Source::Bus {
                 return Err(Error::invalid(format!("execute_time is {time}, which is past; give a time to come")));
             }
             Ok(Plan::SpecifiedTime { time })
@@ -213,7 +222,7 @@ pub(super) fn map(row: &TaskRow) -> Map {
     if !row.report.is_empty() {
         f.set("report", fields::from_json(&row.report));
     }
-    f.opt("job", row.job.map(fields::job_path)).time("next_run", row.due);
+    f.opt("job", row.job.map(fields::job_path)).time("next_run", row.due).origin(&row.origin);
     f.done()
 }
 

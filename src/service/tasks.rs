@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use regex_automata::meta::Regex;
 
+use super::declare::refuse_declared;
 use super::resources::{self, name_regex};
 use super::submit::Draft;
 use super::{Event, ObjectKind, Service, check, select, taskform};
@@ -80,7 +81,7 @@ pub(super) fn chosen(t: &impl Tables, list: &[ProjectContent]) -> Result<Vec<(Pr
 }
 
 /// Refuses exact names of what does not exist.
-fn names_exist(t: &impl Tables, list: &[ProjectContent]) -> Result<()> {
+pub(super) fn names_exist(t: &impl Tables, list: &[ProjectContent]) -> Result<()> {
     let choices = Choice::all(list)?;
     let projects = t.all::<Project>()?;
     for choice in &choices {
@@ -103,8 +104,8 @@ fn names_exist(t: &impl Tables, list: &[ProjectContent]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses the removal of a project, or of a resource of it, that a task names exactly.
-pub(super) fn refuse_named(t: &impl Tables, project: &Project, resource: Option<&Resource>) -> Result<()> {
+/// A task that names a project, or a resource of it, exactly.
+pub(super) fn naming(t: &impl Tables, project: &Project, resource: Option<&Resource>) -> Result<Option<TaskRow>> {
     let called = (project.id, project.name.as_str());
     for row in t.all::<TaskRow>()? {
         let choices = Choice::all(&row.content.projects)?;
@@ -113,14 +114,20 @@ pub(super) fn refuse_named(t: &impl Tables, project: &Project, resource: Option<
             Some(r) => choice.wants_project(called) && listed(choice.content.repo_list.as_ref(), (r.id, &r.name)),
         };
         if row.r#type == TaskType::Backup && choices.iter().any(names) {
-            let what = resource.map_or(("project", &project.name), |r| ("resource", &r.name));
-            return Err(Error::invalid_state(format!(
-                "task {} ({}) names the {} {:?}; remove the task first",
-                row.id, row.name, what.0, what.1
-            )));
+            return Ok(Some(row));
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// Refuses the removal of what a task names exactly.
+pub(super) fn refuse_named(t: &impl Tables, project: &Project, resource: Option<&Resource>) -> Result<()> {
+    let Some(row) = naming(t, project, resource)? else { return Ok(()) };
+    let what = resource.map_or(("project", &project.name), |r| ("resource", &r.name));
+    Err(Error::invalid_state(format!(
+        "task {} ({}) names the {} {:?}; remove the task first",
+        row.id, row.name, what.0, what.1
+    )))
 }
 
 /// What a task's job needs in order to run.
@@ -136,15 +143,15 @@ fn number(id: &str) -> Result<u64> {
 }
 
 /// The job that a task waits for.
-fn open_job(t: &impl Tables, row: &TaskRow) -> Result<Option<Job>> {
+pub(super) fn open_job(t: &impl Tables, row: &TaskRow) -> Result<Option<Job>> {
     Ok(resources::open_jobs(t)?.into_iter().find(|job| job.task.task() == Some(row.id)))
 }
 
 impl Service {
     /// Makes a task, and runs it where it is to run at once. `by` is who asks.
     pub fn create_task(&self, options: Map, by: &str) -> Result<String> {
-        let mut row = taskform::read(options, by, self.now())?;
-        let at_once = row.setting.plan == Plan::Immediately { execute: true };
+        let mut row = taskform::read(options, by, self.now(), taskform::Source::Bus)?;
+        let at_once = at_once(&row);
         self.check_place(&row, at_once)?;
         let mut make = |w: &Writer| {
             if row.r#type == TaskType::Backup {
@@ -196,10 +203,11 @@ impl Service {
     pub fn execute_task(&self, id: &str, options: Map) -> Result<u64> {
         let id = number(id)?;
         Args::new(options).finish()?;
-        self.run_task(id)
+        self.run_task(id, |_| ())
     }
 
-    fn run_task(&self, id: u64) -> Result<u64> {
+    /// Queues a run, and notes what `note` says in the same transaction.
+    fn run_task(&self, id: u64, note: impl FnOnce(&mut TaskRow)) -> Result<u64> {
         let (job, ()) = self.submit_with(|w, job| {
             let mut row = w.need::<TaskRow>(id)?;
             if let Some(open) = open_job(w, &row)? {
@@ -212,6 +220,7 @@ impl Service {
             }
             row.job = Some(job);
             row.state = TaskState::Pending;
+            note(&mut row);
             w.put(&row)?;
             Ok((draft(w, &row)?, ()))
         })?;
@@ -265,6 +274,7 @@ impl Service {
         Args::new(options).finish()?;
         self.catalog.write(|w| {
             let row = w.need::<TaskRow>(id)?;
+            refuse_declared("task", &row.name, &row.origin)?;
             if let Some(job) = open_job(w, &row)? {
                 return Err(Error::invalid_state(format!(
                     "task {id} ({}) is {}, as job {}; wait for it or cancel it first",
@@ -290,20 +300,20 @@ impl Service {
                     Plan::CronExpression { cron } => taskform::times(cron)?.next(now),
                     _ => None,
                 };
-                // First the run: what a crash cuts off here is caught up, what came before is not lost.
-                match self.run_task(row.id) {
+                match self.run_task(row.id, |row| row.due = coming) {
                     Ok(job) => tracing::info!("task {} ({}) runs as job {job}", row.id, row.name),
+                    // Declared anew while it runs: that comes when the run has ended, which wakes us.
+                    Err(e) if e.kind == ErrorKind::InvalidState && at_once(&row) => continue,
                     // The run before still goes on; this one is left out.
-                    Err(e) if e.kind != ErrorKind::InvalidState => return Err(e),
-                    Err(e) => tracing::warn!("task {} ({}) does not run: {e}", row.id, row.name),
-                }
-                self.catalog.write(|w| match w.get::<TaskRow>(row.id)? {
-                    Some(mut row) => {
-                        row.due = coming;
-                        w.put(&row)
+                    Err(e) if e.kind == ErrorKind::InvalidState => {
+                        tracing::warn!("task {} ({}) does not run: {e}", row.id, row.name);
+                        self.catalog.write(|w| match w.get::<TaskRow>(row.id)? {
+                            Some(row) => w.put(&TaskRow { due: coming, ..row }),
+                            None => Ok(()),
+                        })?;
                     }
-                    None => Ok(()),
-                })?;
+                    Err(e) => return Err(e),
+                }
                 let Some(coming) = coming else { continue };
                 due = coming;
             }
@@ -316,6 +326,11 @@ impl Service {
     pub(super) fn task_results(row: &TaskRow) -> PathBuf {
         row.store_location.join(&row.name)
     }
+}
+
+/// Whether a task runs when it is made.
+pub(super) fn at_once(row: &TaskRow) -> bool {
+    row.setting.plan == Plan::Immediately { execute: true }
 }
 
 fn draft(t: &impl Tables, row: &TaskRow) -> Result<Draft> {

@@ -82,6 +82,38 @@ fn documents_for_scripts_have_the_names_of_the_bus() {
 }
 
 #[test]
+fn checkpoints_and_projects_by_command() {
+    needs_root!("checkpoints_and_projects_by_command");
+    let daemon = Daemon::start();
+    sh(&daemon.source(), "mkdir web db; echo w > web/file; echo d > db/file");
+    said(&daemon, 0, "project add shop --description tills");
+    assert!(said(&daemon, 0, "project list").contains("tills"));
+    for name in ["web", "db"] {
+        said(&daemon, 0, &format!("resource add {name} --project shop --path {}/{name}", daemon.source().display()));
+    }
+    let text = said(&daemon, 0, "checkpoint create main --name before-update");
+    assert!(text.contains("before-update") && text.matches("available").count() == 3, "{text}");
+    assert_eq!(daemon.completed(), [1, 2]);
+    // The one that is not there is named, and the other is backed up.
+    let output = run(&daemon, "checkpoint create main web nobody --full --automatic --retention 30");
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nobody was skipped (Strongroom.1001)"), "{output:?}");
+    assert_eq!(json(&daemon, "show 3")["backup_type"], "automatic");
+    let output = run(&daemon, "checkpoint create main nobody");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let list = json(&daemon, "checkpoint list --vault main");
+    assert_eq!((&list["count"], &list["results"][1]["extra_info"]["retention_duration"]), (&3.into(), &30.into()));
+    assert_eq!(json(&daemon, "checkpoint show 1")["vault"]["resources"][1]["backup"], 2);
+    assert_eq!(run(&daemon, "checkpoint delete 1").status.code(), Some(1), "nobody can be asked");
+    said(&daemon, 0, "checkpoint delete 1 --yes");
+    assert_eq!((daemon.completed(), run(&daemon, "checkpoint show 1").status.code()), (vec![3], Some(1)));
+    assert_eq!(run(&daemon, "project remove shop").status.code(), Some(1));
+    said(&daemon, 0, "project add empty");
+    said(&daemon, 0, "project remove empty");
+    assert_eq!(json(&daemon, "project list")["count"], 2);
+}
+
+#[test]
 fn exit_statuses_tell_what_happened() {
     needs_root!("exit_statuses_tell_what_happened");
     let daemon = Daemon::start();

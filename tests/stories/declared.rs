@@ -5,8 +5,10 @@ use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::common::{Daemon, Failure, differences, sh, wait_for};
+use crate::common::{Daemon, Failure, differences, number, sh, wait_for};
 use crate::needs_root;
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 const INVALID: &str = "org.strongroom1.Error.InvalidArgument";
 const NOT_FOUND: &str = "org.strongroom1.Error.NotFound";
@@ -140,6 +142,46 @@ fn a_bad_file_changes_nothing_and_says_where() {
             "credential",
         ),
         ("[project.new]\n[project.new]", INVALID, 2, "new"),
+        ("[project.new]\n[schedule.s]\nresources = ['web']", INVALID, 2, "cron is missing"),
+        ("[project.new]\n[schedule.s]\ncron = '61 * * * *'", INVALID, 3, "cron"),
+        ("[project.new]\n[schedule.s]\ncron = '@daily'\nresources = ['nobody']", NOT_FOUND, 4, "resources"),
+        ("[project.new]\n[schedule.s]\ncron = '@daily'\nvault = 'nowhere'", NOT_FOUND, 4, "vault"),
+        ("[project.new]\n[schedule.s]\ncron = '@daily'\nkeep_daily = -1", INVALID, 4, "keep_daily"),
+        ("[project.new]\n[schedule.s]\ncron = '@daily'\ntimezone = 'Mars'", INVALID, 4, "timezone"),
+        ("[project.new]\n[task.t]\nstore_location = '@/t'", INVALID, 2, "content is missing"),
+        (
+            "[project.new]\n[task.t]\nname = 'u'\nstore_location = '@/t'\ncontent = {common_data = true}",
+            INVALID,
+            3,
+            "name",
+        ),
+        ("[project.new]\n[task.t]\nstore_location = 't'\ncontent = {common_data = true}", INVALID, 3, "absolute"),
+        ("[project.new]\n[task.t]\nstore_location = '@/state/t'\ncontent = {common_data = true}", INVALID, 3, "own"),
+        (
+            "[project.new]\n[task.t]\nstore_location = '@/t'\n[task.t.content]\ncommon_data = 1",
+            INVALID,
+            5,
+            "common_data",
+        ),
+        (
+            "[project.new]\n[task.t]\nstore_location = '@/t'\n[[task.t.content.projects]]\nproject_id = 'nowhere'",
+            NOT_FOUND,
+            5,
+            "nowhere",
+        ),
+        (
+            "[project.new]\n[task.t]\nstore_location = '@/t'\ncontent = {common_data = true}\n[task.t.backup_setting]\n\
+             execution_strategy = 'CRON_EXPRESSION'\nexecution_plan = {cron_expression = '* *'}",
+            INVALID,
+            7,
+            "cron_expression",
+        ),
+        (
+            "[project.new]\n[task.t]\ntype = 'DATA_RESTORE'\nstore_location = '@/t'\ncontent = {common_data = true}",
+            INVALID,
+            2,
+            "execute_immediately false",
+        ),
         ("[project]\nnew = 3", INVALID, 2, "new"),
         ("[projects.new]", INVALID, 1, "projects"),
         ("[project.new\n", INVALID, 1, ""),
@@ -230,6 +272,165 @@ fn what_files_drop_goes_unless_it_is_needed() {
     reload(&daemon).unwrap();
     daemon.ok("RemoveResource sa{sv} web 0");
     assert_eq!(daemon.completed(), [backup]);
+}
+
+const TIMED: &str = "
+[schedule.nightly]
+cron = '0 2 * * *'
+timezone = 'Europe/Berlin'
+resources = ['web']
+vault = 'safe'
+max_backups = 1
+keep_weekly = 4
+
+[task.stick]
+store_location = '@/stick'
+[task.stick.content]
+compression = true
+[[task.stick.content.projects]]
+project_id = 'shop'
+repo_list = ['web']
+";
+
+/// How many results the task has written, and nothing half done.
+fn results(daemon: &Daemon) -> usize {
+    std::fs::read_dir(daemon.path("stick/stick")).map_or(0, |dir| dir.count())
+}
+
+/// Waits until nothing is at work, and gives what should not run the time to begin.
+fn idle(daemon: &Daemon) {
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    wait_for("all is done", PATIENCE, || daemon.ok("ListJobs a{sv} 1 state s in_progress")[0] == 0);
+}
+
+#[test]
+fn schedules_and_tasks_are_declared_run_and_dropped() {
+    needs_root!("schedules_and_tasks_are_declared_run_and_dropped");
+    let text = format!("{FILE}{TIMED}");
+    let mut daemon = with(&text);
+    let file = daemon.path("strongroom.toml").display().to_string();
+    let nightly = daemon.ok("GetSchedule s nightly");
+    assert_eq!((&nightly["origin"], &nightly["vault"]), (&file.as_str().into(), &"safe".into()));
+    assert_eq!((&nightly["resources"], &nightly["keep_weekly"]), (&serde_json::json!(["web"]), &4.into()));
+    // The task runs, once.
+    wait_for("the task has run", PATIENCE, || daemon.ok("GetTask s 1")["result"] == "completed");
+    let task = daemon.ok("GetTask s 1");
+    assert_eq!((&task["origin"], &task["name"]), (&file.as_str().into(), &"stick".into()), "{task}");
+    assert_eq!((&task["created_by"], &task["type"]), (&file.as_str().into(), &"DATA_BACKUP".into()));
+    let archive = task["report"]["path"].as_str().unwrap();
+    assert!(sh(daemon.dir(), &format!("tar --zstd -tf {archive}")).contains("/file\n"), "{task}");
+
+    // Over the bus it is run, and not changed.
+    for call in
+        ["SetSchedule sa{sv} nightly 1 max_backups u 5", "RemoveSchedule sa{sv} nightly 0", "RemoveTask sa{sv} 1 0"]
+    {
+        let failure = daemon.call(call).unwrap_err();
+        assert_eq!(failure.name, STATE, "{call}: {failure:?}");
+        assert!(failure.message.contains(&file), "{call}: {failure:?}");
+    }
+    for _ in 0..2 {
+        let jobs = daemon.ok("RunSchedule sa{sv} nightly 0");
+        assert_eq!(daemon.wait(number(&jobs[0]))["state"], "completed");
+    }
+    daemon.work("ExecuteTask sa{sv} 1 0");
+    let made = results(&daemon);
+    assert_eq!(made, 2);
+
+    // A file that is read again runs nothing again, nor does a start; what a run left stays.
+    reload(&daemon).unwrap();
+    idle(&daemon);
+    let before = daemon.ok("GetSchedule s nightly");
+    assert!(daemon.stop().success());
+    daemon.start_again();
+    idle(&daemon);
+    assert_eq!((daemon.ok("GetSchedule s nightly"), results(&daemon)), (before, made));
+
+    // What changes is applied, a key that is dropped has its default, and a changed task runs.
+    let changed = text
+        .replace("max_backups = 1\n", "")
+        .replace("0 2 * * *", "30 4 * * *")
+        .replace("vault = 'safe'\nkeep", "keep")
+        .replace("compression = true", "increment = false");
+    write(&daemon, &changed);
+    reload(&daemon).unwrap();
+    let row = daemon.ok("GetSchedule s nightly");
+    assert_eq!((&row["cron"], &row["max_backups"]), (&"30 4 * * *".into(), &0.into()), "{row}");
+    assert!(row["next_run"] != nightly["next_run"] && row["vault"].is_null(), "{row}");
+    wait_for("the changed task has run", PATIENCE, || results(&daemon) == made + 1);
+    idle(&daemon);
+    let folder = daemon.ok("GetTask s 1")["report"]["path"].as_str().unwrap().to_owned();
+    sh(Path::new(&folder), "sha256sum -c SHA256SUMS --quiet");
+
+    // A bad file changes neither, and runs nothing.
+    write(
+        &daemon,
+        &changed.replace("30 4 * * *", "0 5 * * *").replace("repo_list = ['web']", "repo_list = ['nobody']"),
+    );
+    let failure = reload(&daemon).unwrap_err();
+    assert!(failure.message.contains("key \"repo_list\""), "{failure:?}");
+    idle(&daemon);
+    assert_eq!((daemon.ok("GetSchedule s nightly"), results(&daemon)), (row, made + 1));
+
+    // Dropped, both are gone, and what they made stays. The resource that they named has backups.
+    let backups = daemon.completed();
+    write(&daemon, FILE);
+    reload(&daemon).unwrap();
+    assert_eq!(daemon.call("GetSchedule s nightly").unwrap_err().name, NOT_FOUND);
+    assert_eq!(daemon.call("GetTask s 1").unwrap_err().name, NOT_FOUND);
+    assert_eq!((daemon.completed(), results(&daemon)), (backups, made + 1));
+    let backup = daemon.ok("ListBackups a{sv} 1 backup_type s automatic")[1][0].clone();
+    assert!(backup["expires_at"].is_null(), "nothing deletes it any more: {backup}");
+    daemon.assert_well();
+}
+
+#[test]
+fn what_a_schedule_on_the_bus_names_outlives_its_file() {
+    needs_root!("what_a_schedule_on_the_bus_names_outlives_its_file");
+    let daemon = with(FILE);
+    daemon.ok("SetSchedule sa{sv} mine 3 cron s @yearly resources as 1 web vault s safe");
+    write(&daemon, "");
+    reload(&daemon).unwrap();
+    assert_eq!(daemon.ok("GetResource s web")["status"], "orphaned");
+    assert_eq!(daemon.ok("GetVault s safe")["orphaned"], true);
+    assert_eq!(daemon.ok("GetSchedule s mine")["resources"], serde_json::json!(["web"]));
+    // Declared, it is the file's; a task made over the bus never is.
+    daemon.ok(&format!(
+        "CreateTask a{{sv}} 4 name s stick store_location s {} content a{{sv}} 1 common_data b true \
+         backup_setting a{{sv}} 1 execution_plan a{{sv}} 1 execute_immediately b false",
+        daemon.path("other").display()
+    ));
+    let timed =
+        TIMED.replace("project_id = 'shop'", "project_regex = '*'").replace("[schedule.nightly]", "[schedule.mine]");
+    write(&daemon, &format!("{FILE}{timed}"));
+    reload(&daemon).unwrap();
+    let mine = daemon.ok("GetSchedule s mine");
+    assert_eq!((&mine["id"], &mine["keep_weekly"]), (&1.into(), &4.into()));
+    assert!(mine["origin"].as_str().unwrap().ends_with("strongroom.toml"));
+    assert_eq!(daemon.ok("ListTasks a{sv} 0")["total_records"], 2);
+    assert_eq!(daemon.ok("GetTask s 1")["origin"], "bus");
+    idle(&daemon);
+    write(&daemon, "");
+    reload(&daemon).unwrap();
+    assert_eq!(daemon.ok("ListTasks a{sv} 0")["total_records"], 1);
+}
+
+#[test]
+fn settings_of_a_vault_that_are_dropped_have_their_defaults() {
+    needs_root!("settings_of_a_vault_that_are_dropped_have_their_defaults");
+    let more = FILE.replace("compression = 'zstd:1'", "prune = '0 3 * * *'\nverify_within = 30\ncapacity = 9_000_000");
+    let daemon = with(&more);
+    let safe = daemon.ok("GetVault s safe");
+    assert_eq!((&safe["prune"], &safe["verify_within"]), (&"0 3 * * *".into(), &30.into()), "{safe}");
+    wait_for("the clock has found when", PATIENCE, || !daemon.ok("GetVault s safe")["next_prune"].is_null());
+    let due = daemon.ok("GetVault s safe")["next_prune"].clone();
+    reload(&daemon).unwrap();
+    assert_eq!(daemon.ok("GetVault s safe")["next_prune"], due, "what is due stays due");
+    write(&daemon, FILE);
+    reload(&daemon).unwrap();
+    let safe = daemon.ok("GetVault s safe");
+    for key in ["prune", "verify_within", "next_prune", "capacity"] {
+        assert!(safe[key].is_null(), "{key}: {safe}");
+    }
 }
 
 #[test]

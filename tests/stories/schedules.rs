@@ -1,10 +1,12 @@
 //! "It backs up by itself, and clears up after itself, and I can see what it will do."
 
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use serde_json::Value as Reply;
 
-use crate::common::{Daemon, du, sh, wait_for};
+use crate::common::{Daemon, du, lacks, sh, wait_for};
 use crate::needs_root;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -265,6 +267,81 @@ fn a_failure_is_told_to_people_and_to_machines() {
     daemon.assert_well();
 }
 
+/// A monitor of the bus, and what it has written.
+fn monitor(daemon: &Daemon, rule: &str) -> (Child, PathBuf) {
+    let seen = daemon.path("monitor");
+    let child = Command::new("dbus-monitor")
+        .args(["--address", daemon.address(), rule])
+        .stdout(std::fs::File::create(&seen).unwrap())
+        .spawn()
+        .unwrap();
+    wait_for("the monitor listens", PATIENCE, || !std::fs::read_to_string(&seen).unwrap().is_empty());
+    (child, seen)
+}
+
+#[test]
+fn a6_that_a_schedule_is_overdue_is_told_once() {
+    let story = "a6_that_a_schedule_is_overdue_is_told_once";
+    needs_root!(story);
+    // Another tool that sets the daemon's clock, and no other's.
+    let library = sh(Path::new("/"), "ls /usr/lib/*/faketime/libfaketime.so.1 2> /dev/null || true");
+    let library = library.lines().next().map(Path::new);
+    if lacks(story, library, "faketime") {
+        return;
+    }
+    let mut daemon = with_resource("overdue");
+    daemon
+        .call_with(
+            "SetSchedule",
+            &["sa{sv}", "hourly", "2", "cron", "s", "0 * * * *", "notify_on_failure", "b", "true"],
+        )
+        .unwrap();
+    std::fs::rename(daemon.source(), daemon.path("away")).unwrap();
+    assert_eq!(daemon.stop().code(), Some(0));
+    let (mut child, seen) = monitor(&daemon, "member='StartUnit'");
+    let (runtime, socket) = (daemon.path("run"), daemon.path("notify.sock"));
+    let address = daemon.address().to_owned();
+    let start = |daemon: &mut Daemon, clock: &str| {
+        daemon.start_again_in(&[
+            ("RUNTIME_DIRECTORY", runtime.to_str().unwrap()),
+            ("NOTIFY_SOCKET", socket.to_str().unwrap()),
+            ("DBUS_SYSTEM_BUS_ADDRESS", &address),
+            ("LD_PRELOAD", library.unwrap().to_str().unwrap()),
+            ("FAKETIME", clock),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+            ("NO_FAKE_STAT", "1"),
+        ]);
+    };
+    let told = || std::fs::read_to_string(&seen).unwrap().matches("strongroom-notify@overdue-1.service").count();
+    start(&mut daemon, "+4h");
+    wait_for("it is told", PATIENCE, || told() == 1);
+    let row = daemon.ok("GetSchedule s hourly");
+    assert_eq!((&row["overdue"], &row["name"]), (&true.into(), &"hourly".into()));
+    assert!(row["message"].as_str().unwrap().contains("no good backup in time of web"), "{row}");
+    let facts = ". run/notify/overdue-1.env; echo $STRONGROOM_EVENT $STRONGROOM_SCHEDULE $STRONGROOM_RESOURCE";
+    assert_eq!(sh(daemon.dir(), facts), "overdue hourly web\n");
+    assert_eq!(daemon.log().matches("schedule \"hourly\" is overdue").count(), 1);
+    // Neither time nor a restart makes it new.
+    assert_eq!(daemon.stop().code(), Some(0));
+    start(&mut daemon, "+7h");
+    wait_for("the missed run has failed", PATIENCE, || {
+        backups(&daemon, "status s failed").len() >= 2 && daemon.ok("ListJobs a{sv} 1 state s in_progress")[0] == 0
+    });
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((told(), daemon.log().matches("is overdue").count()), (1, 1));
+    // Well again, that is told to the log.
+    std::fs::rename(daemon.path("away"), daemon.source()).unwrap();
+    run(&daemon, "hourly");
+    assert_eq!(daemon.ok("GetSchedule s hourly")["overdue"], false);
+    assert_eq!(daemon.stop().code(), Some(0));
+    start(&mut daemon, "+7h");
+    wait_for("that is noticed", PATIENCE, || daemon.log().contains("\"hourly\" is no longer overdue"));
+    assert_eq!(told(), 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    daemon.assert_well();
+}
+
 #[test]
 fn a6_a_failure_starts_the_notification_unit_with_the_facts() {
     needs_root!("a6_a_failure_starts_the_notification_unit_with_the_facts");
@@ -278,13 +355,7 @@ fn a6_a_failure_starts_the_notification_unit_with_the_facts() {
         ("NOTIFY_SOCKET", socket.to_str().unwrap()),
         ("DBUS_SYSTEM_BUS_ADDRESS", &address),
     ]);
-    let seen = daemon.path("monitor");
-    let mut monitor = std::process::Command::new("dbus-monitor")
-        .args(["--address", &address, "member='StartUnit'"])
-        .stdout(std::fs::File::create(&seen).unwrap())
-        .spawn()
-        .unwrap();
-    wait_for("the monitor listens", PATIENCE, || !std::fs::read_to_string(&seen).unwrap().is_empty());
+    let (mut monitor, seen) = monitor(&daemon, "member='StartUnit'");
     daemon.call_with("SetSchedule", &["sa{sv}", "s", "1", "cron", "s", "0 0 1 1 *"]).unwrap();
     std::fs::rename(daemon.source(), daemon.path("away")).unwrap();
     let fail = || {

@@ -261,6 +261,12 @@ fn b2_common_data_goes_out_without_secrets_and_comes_back() {
     sh(&daemon.source(), "echo x > x");
     daemon.ok("AddProject sa{sv} shop 0");
     daemon.ok(&format!("AddResource sa{{sv}} till 2 project s shop paths as 1 {}", daemon.source().display()));
+    daemon.ok(&format!("AddDestination ssa{{sv}} far local 1 directory s {}", daemon.path("far").display()));
+    daemon.ok("AddVault sa{sv} far 1 destinations as 1 far");
+    for (name, more) in [("yearly", "2 vault s main"), ("away", "2 vault s far"), ("all", "1")] {
+        daemon.ok(&format!("SetSchedule sa{{sv}} {name} {more} cron s @yearly"));
+    }
+    daemon.ok("SetSchedule sa{sv} yearly 3 resources as 1 till keep_weekly u 7 timezone s Asia/Tokyo");
     let store = daemon.path("copies");
     let folder = result(
         &daemon,
@@ -293,11 +299,25 @@ fn b2_common_data_goes_out_without_secrets_and_comes_back() {
     assert_eq!(till["paths"][0], daemon.source().to_str().unwrap());
     assert_eq!((till["id"].as_u64(), other.ok("GetResource s mine")["id"].as_u64()), (Some(2), Some(1)));
     assert_eq!(other.ok("ListProjects a{sv} 0")[0], 2);
+    let yearly = other.ok("GetSchedule s yearly");
+    assert_eq!((&yearly["resources"], &yearly["vault"]), (&serde_json::json!(["till"]), &"main".into()), "{yearly}");
+    assert_eq!((&yearly["keep_weekly"], &yearly["timezone"]), (&7.into(), &"Asia/Tokyo".into()));
+    assert!(yearly["next_run"].as_str().unwrap().ends_with("-12-31T15:00:00.000Z"), "{yearly}");
+    assert_eq!(other.ok("GetSchedule s all")["resources"], serde_json::json!([]));
+    // The vault it is for is not here, so it fills no other.
+    assert_eq!(other.ok("GetSchedule s away")["enabled"], false);
+    assert_eq!(task["report"]["common_data"]["schedules_switched_off"], serde_json::json!(["away"]), "{task}");
+    let run = other.ok("RunSchedule sa{sv} yearly 0");
+    assert_eq!(other.wait(number(&run[0]))["state"], "completed");
+    assert_eq!(sh(&other.store(), "find backups -type f | wc -l").trim(), "1");
     assert_eq!(other.ok("ListTasks a{sv} 0")["total_records"], 2, "the task that wrote it, and the one that read it");
     // Again: nothing is missing any more.
     let again = other.ok(&format!("ExecuteTask sa{{sv}} {} 0", task["id"].as_str().unwrap()));
     let job = other.wait(number(&again));
-    assert_eq!(job["result"]["common_data"], serde_json::json!({"projects": 0, "resources": 0, "tasks": 0}));
+    assert_eq!(
+        job["result"]["common_data"],
+        serde_json::json!({"projects": 0, "resources": 0, "schedules": 0, "tasks": 0})
+    );
 }
 
 #[test]

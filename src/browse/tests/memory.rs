@@ -109,6 +109,7 @@ pub fn backup(id: u64, (root, totals): (Id, Totals)) -> BackupView {
         totals,
         project: "default".to_owned(),
         resource: "web".to_owned(),
+        checkpoint: None,
         created_at: Timestamp::from_second(1_768_578_300 + i64::try_from(id).unwrap()).unwrap(),
         policy: Policy::Strict,
         partial: false,

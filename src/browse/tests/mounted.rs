@@ -76,6 +76,7 @@ impl Place {
             totals: outcome.totals,
             project: "default".to_owned(),
             resource: "web".to_owned(),
+            checkpoint: None,
             created_at: Timestamp::now(),
             policy,
             partial: false,

@@ -227,6 +227,47 @@ fn backups_come_and_go_with_their_directories() {
 }
 
 #[test]
+fn checkpoints_show_their_backups_by_resource() {
+    let memory = Arc::new(Memory::default());
+    let source = memory.clone() as Arc<dyn TreeSource>;
+    let view = View::new(1).unwrap();
+    let root = tree(&memory);
+    let of = |id, project: &str, resource: &str| BackupView {
+        checkpoint: Some(5),
+        project: project.to_owned(),
+        resource: resource.to_owned(),
+        ..backup(id, root)
+    };
+    view.add_from(&source, backup(1, root)).unwrap();
+    assert_eq!(list(&view, walk(&view, "checkpoints").unwrap().ino).unwrap().len(), 2);
+    for shown in [of(2, "default", "web"), of(3, "default", "db"), of(4, "shop", "web")] {
+        view.add_from(&source, shown).unwrap();
+    }
+    let dir = walk(&view, "checkpoints/5").unwrap().ino;
+    let names: Vec<String> = list(&view, dir).unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, [".", "..", "web", "db", "4"]);
+    let at = |path: &str| walk(&view, path).unwrap().ino;
+    assert_eq!(at("checkpoints/5/4/c/d/5"), at("backups/4/c/d/5"));
+    // Directories have a parent each, in all three places.
+    let home = "resources/default/web/2026-01-16T154502Z-2";
+    for place in ["checkpoints/5/web", "backups/2", home] {
+        let rows = list(&view, at(place)).unwrap();
+        let above = place.rsplit_once('/').unwrap().0;
+        assert_eq!(rows[1].1, at(above), "{place}");
+        assert_eq!(list(&view, at(&format!("{place}/c"))).unwrap()[1].1, at(place), "{place}/c");
+    }
+    // A renamed resource has its new name there too.
+    let changes = view.add_from(&source, of(3, "default", "data")).unwrap();
+    assert!(changes.contains(&Change { parent: dir, name: b"db".to_vec() }));
+    assert!(walk(&view, "checkpoints/5/db").is_err() && walk(&view, "checkpoints/5/data/e").is_ok());
+    [2, 4].into_iter().for_each(|id| drop(view.remove(id)));
+    assert_eq!(list(&view, dir).unwrap().len(), 3);
+    view.remove(3);
+    assert!(walk(&view, "checkpoints/5").is_err());
+    assert!(walk(&view, "backups/1/e").is_ok());
+}
+
+#[test]
 fn impossible_backups_are_refused() {
     let memory = Arc::new(Memory::default());
     let source = memory.clone() as Arc<dyn TreeSource>;

@@ -1,7 +1,9 @@
 //! The use cases over a real catalog, a real vault and real files, without bus and mount.
 
+mod checkpoints;
 mod configuration;
 mod housekeeping;
+mod overdue;
 mod recovery;
 mod schedules;
 mod vaults;
@@ -42,6 +44,7 @@ impl House {
             browse_path: self.path("browse"),
             first_vault: self.path("state/vault"),
             browse: None,
+            bus: Default::default(),
             clock: Clock::System,
         }
     }

@@ -72,7 +72,7 @@ impl Timed {
         matches!(self.service.get_schedule(schedule).unwrap()["overdue"], Value::Bool(true))
     }
 
-    fn expires(&self, id: u64) -> Option<String> {
+    pub fn expires(&self, id: u64) -> Option<String> {
         let backup = self.service.get_backup(id).unwrap();
         backup.contains_key("expires_at").then(|| text(&backup, "expires_at"))
     }

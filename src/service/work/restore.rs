@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::{Report, error_list};
-use crate::catalog::Job;
 use crate::catalog::job::RestoreTask;
+use crate::catalog::{Job, Resource, Tables};
 use crate::model::{Progress, Result};
 use crate::restore;
 use crate::service::Service;
@@ -16,17 +16,22 @@ impl Service {
         let row = self.backup_of_job(job)?;
         let (_, open) = self.vault_of_job(job)?;
         let manifest = self.manifest(&open.vault, &row)?;
-        let never = self.catalog.read(|r| self.own_directories(r))?;
+        let (never, units) = self.catalog.read(|r| {
+            let resource = r.get::<Resource>(row.resource)?.filter(|_| task.stops_units());
+            Ok((self.own_directories(r)?, resource.map(|r| r.units).unwrap_or_default()))
+        })?;
         let request = self.restore_request(task, never, job.id);
-        let done = restore::run(&open.vault, &manifest, &request, progress)?;
+        let work = || restore::run(&open.vault, &manifest, &request, progress);
+        let paused = self.paused(job.id, &units, progress, work)?;
+        let done = &paused.done;
         let mut result = json!({
             "files": done.files, "bytes": done.bytes, "unchanged": done.unchanged, "skipped": done.skipped,
-            "removed": done.removed, "errors": done.errors, "dry_run": task.dry_run, "units_stopped": 0,
-            "message": "no units were stopped",
+            "removed": done.removed, "errors": done.errors, "dry_run": task.dry_run,
         });
+        paused.note(&mut result);
         if !done.error_list.is_empty() {
             result["error_list"] = error_list(&done.error_list);
         }
-        Ok(Report::of(result))
+        Ok(Report { error: paused.trouble, ..Report::of(result) })
     }
 }

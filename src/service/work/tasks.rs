@@ -108,14 +108,18 @@ impl Service {
         let row: TaskRow = self.catalog.read(|r| r.need(task))?;
         let mut source = Source::open(&row.store_location, &self.options.cache_dir, progress)?;
         let choices = tasks::Choice::all(&row.content.projects)?;
-        let (allowed, never) = self.catalog.read(|r| {
+        let (allowed, never, units) = self.catalog.read(|r| {
             let allowed = |resource: &ResourceRecord| {
                 let called = ((resource.project_id, resource.project.as_str()), (resource.id, resource.name.as_str()));
                 let wanted = choices.iter().any(|choice| choice.wants(called.0, called.1));
                 if wanted { places(r, resource).map(Some) } else { Ok(None) }
             };
             let allowed = source.manifest.resources.iter().map(allowed).collect::<Result<Vec<_>>>()?;
-            Ok((allowed, self.own_directories(r)?))
+            let mut units: Vec<String> = Vec::new();
+            for (resource, _) in source.manifest.resources.iter().zip(&allowed).filter(|(_, a)| a.is_some()) {
+                units.extend(here(r, resource)?.map(|row| row.units).unwrap_or_default());
+            }
+            Ok((allowed, self.own_directories(r)?, units))
         })?;
         let resources = allowed.iter().flatten().count();
         let mut result = json!({"resources": resources});
@@ -145,7 +149,9 @@ impl Service {
             never,
             journal: self.journal(job.id),
         };
-        let done = restore::run(&mut source, &request, progress)?;
+        let paused = self.paused(job.id, &units, progress, || restore::run(&mut source, &request, progress))?;
+        paused.note(&mut result);
+        let done = &paused.done;
         for (key, value) in [
             ("entries", done.entries),
             ("bytes", done.bytes),
@@ -158,17 +164,21 @@ impl Service {
         if !done.error_list.is_empty() {
             result["error_list"] = error_list(&done.error_list);
         }
-        Ok(Report::of(result))
+        Ok(Report { error: paused.trouble, ..Report::of(result) })
     }
 }
 
 /// Beneath which paths a resource of a copy is brought back: those that it has now, else those
 /// that it had.
 fn places(t: &impl Tables, resource: &ResourceRecord) -> Result<Vec<PathBuf>> {
-    if let Some(project) = t.named::<Project>(0, &resource.project)?
-        && let Some(id) = t.named::<Resource>(project, &resource.name)?
-    {
-        return Ok(t.need::<Resource>(id)?.paths);
+    match here(t, resource)? {
+        Some(row) => Ok(row.paths),
+        None => check::clean_paths("the copy's manifest", &resource.paths),
     }
-    check::clean_paths("the copy's manifest", &resource.paths)
+}
+
+/// The resource of that name in this catalog.
+fn here(t: &impl Tables, resource: &ResourceRecord) -> Result<Option<Resource>> {
+    let Some(project) = t.named::<Project>(0, &resource.project)? else { return Ok(None) };
+    t.named::<Resource>(project, &resource.name)?.map(|id| t.need::<Resource>(id)).transpose()
 }

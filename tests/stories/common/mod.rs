@@ -16,7 +16,7 @@ pub use bus::{Failure, write_configuration as write_bus_configuration};
 pub use daemon::{Daemon, number};
 pub use disk::Disk;
 pub use facts::{Facts, assert_same};
-pub use tools::{Dice, cannot, differences, du, eventually, heavy, sh, sh_fails, wait_for};
+pub use tools::{Dice, cannot, differences, du, eventually, heavy, lacks, sh, sh_fails, wait_for};
 pub use tree::{everything, random_files};
 
 /// Ends the story, loudly, where the machine lacks what it needs. In CI that is a failure.

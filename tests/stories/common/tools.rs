@@ -43,7 +43,15 @@ fn missing() -> Option<String> {
 /// Whether a story cannot be told here. Says so even where the test's output is captured, and
 /// fails in CI, where nothing may be skipped.
 pub fn cannot(story: &str) -> bool {
-    let Some(reason) = missing() else { return false };
+    missing().is_some_and(|reason| skipped(story, &reason))
+}
+
+/// Whether a story cannot be told because a file is not there, which comes with a package.
+pub fn lacks(story: &str, file: Option<&Path>, package: &str) -> bool {
+    file.is_none() && skipped(story, &format!("the package {package} is not installed"))
+}
+
+fn skipped(story: &str, reason: &str) -> bool {
     assert!(std::env::var_os("CI").is_none(), "{story} would be skipped in CI: {reason}");
     let count = SKIPPED.fetch_add(1, Ordering::Relaxed) + 1;
     let _ = writeln!(std::io::stderr().lock(), "SKIPPED {story}: {reason} ({count} skipped so far)");

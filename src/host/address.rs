@@ -50,7 +50,7 @@ impl fmt::Display for BusAddress {
 
 impl BusAddress {
     /// A connection in the making.
-    pub(super) fn builder(&self) -> connection::Builder<'_> {
+    pub fn builder(&self) -> connection::Builder<'_> {
         match self {
             Self::System => connection::Builder::system(),
             Self::Session => connection::Builder::session(),
@@ -62,7 +62,7 @@ impl BusAddress {
     }
 
     /// What to say when it cannot be reached.
-    pub(super) fn unreachable(&self, error: &zbus::Error) -> Error {
+    pub fn unreachable(&self, error: &zbus::Error) -> Error {
         Error::failed(format!("cannot reach {self}: {error}"))
     }
 }

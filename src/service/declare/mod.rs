@@ -5,13 +5,15 @@
 //! An object belongs to the file that declares it. One that no file declares any more is removed,
 //! unless something still needs it: then it stays, and is marked orphaned.
 
+mod timed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use uuid::Uuid;
 
 use super::declared::{Declaration, Kind};
-use super::{Event, ObjectKind, Service, destinations, locked, projects, resources, select, vaults};
+use super::{Event, ObjectKind, Service, destinations, locked, projects, resources, schedules, select, tasks, vaults};
 use crate::catalog::destination::Place;
 use crate::catalog::{
     Destination, Origin, Project, Resource, Row, Tables, VaultRow, Writer, backup, project, resource,
@@ -82,7 +84,7 @@ impl Service {
     }
 
     fn declare_all(&self, w: &Writer, list: &[Declaration], made: Option<&Made>) -> Result<Outcome> {
-        let mut out = Outcome::default();
+        let (mut out, now) = (Outcome::default(), self.now());
         let mut kept: BTreeMap<Kind, BTreeSet<u64>> = BTreeMap::new();
         for (at, declaration) in list.iter().enumerate() {
             let id = match declaration.kind {
@@ -90,10 +92,15 @@ impl Service {
                 Kind::Destination => self.declare_destination(w, at, declaration, made.is_none(), &mut out),
                 Kind::Vault => self.declare_vault(w, at, declaration, made, &mut out),
                 Kind::Resource => self.declare_resource(w, declaration, &mut out),
+                Kind::Schedule => timed::declare_schedule(w, declaration, now, &mut out),
+                Kind::Task => timed::declare_task(self, w, declaration, now, &mut out),
             };
             kept.entry(declaration.kind).or_default().insert(id.map_err(|e| declaration.locate(e))?);
         }
         let kept = |kind, id| kept.get(&kind).is_some_and(|ids| ids.contains(&id));
+        // Those first that need others.
+        timed::drop_tasks(w, |id| kept(Kind::Task, id), &mut out)?;
+        timed::drop_schedules(w, |id| kept(Kind::Schedule, id), now, &mut out)?;
         self.drop_resources(w, |id| kept(Kind::Resource, id), &mut out)?;
         self.drop_vaults(w, |id| kept(Kind::Vault, id), &mut out)?;
         drop_destinations(w, |id| kept(Kind::Destination, id), &mut out)?;
@@ -191,6 +198,8 @@ impl Service {
                     capacity: usual.capacity,
                     project: usual.project,
                     grace: usual.grace,
+                    prune: usual.prune,
+                    verify_within: usual.verify_within,
                     ..row.clone()
                 }
             }
@@ -202,6 +211,12 @@ impl Service {
         };
         wanted.settings.apply(w, &mut row)?;
         row.origin = Origin::file(&d.file);
+        if let Some(old) = old.as_ref().filter(|old| old.prune == row.prune) {
+            // What is due stays due, also if it was missed.
+            row.prune_due = old.prune_due;
+        } else {
+            row.prune_due = None;
+        }
         if old.is_none() {
             out.shown = true;
             if let Some((uuid, key_file)) = made.and_then(|made| made.get(&at)) {
@@ -264,7 +279,9 @@ impl Service {
                 jobs = Some(resources::open_jobs(w)?);
             }
             let busy = jobs.iter().flatten().any(|j| j.resource == Some(row.id));
-            if busy || w.counted(backup::BY_RESOURCE, row.id)? > 0 {
+            let named = schedules::naming(w, |s| s.resources.contains(&row.id))?.is_some()
+                || tasks::naming(w, &w.need(row.project)?, Some(&row))?.is_some();
+            if busy || named || w.counted(backup::BY_RESOURCE, row.id)? > 0 {
                 row.origin = row.origin.orphan();
                 out.events.push(Event::ObjectChanged { kind: ObjectKind::Resource, id: row.id });
             } else {
@@ -281,7 +298,8 @@ impl Service {
             if row.origin.owner().is_none() || kept(row.id) {
                 continue;
             }
-            let named = w.all::<Resource>()?.iter().any(|r| r.vault == Some(row.id) && r.removed_at.is_none());
+            let named = w.all::<Resource>()?.iter().any(|r| r.vault == Some(row.id) && r.removed_at.is_none())
+                || schedules::naming(w, |s| s.vault == Some(row.id))?.is_some();
             let busy = resources::open_jobs(w)?.iter().any(|j| j.vault == Some(row.id));
             if named || busy || !w.indexed(backup::BY_VAULT, row.id)?.is_empty() {
                 row.origin = row.origin.orphan();
@@ -323,7 +341,8 @@ fn drop_projects(w: &Writer, kept: impl Fn(u64) -> bool) -> Result<()> {
         }
         let used = !w.indexed(resource::BY_PROJECT, row.id)?.is_empty()
             || !w.indexed(backup::BY_PROJECT, row.id)?.is_empty()
-            || w.all::<VaultRow>()?.iter().any(|v| v.project == Some(row.id));
+            || w.all::<VaultRow>()?.iter().any(|v| v.project == Some(row.id))
+            || tasks::naming(w, &row, None)?.is_some();
         if used || row.name == project::DEFAULT {
             row.origin = if row.name == project::DEFAULT { Origin::default() } else { row.origin.orphan() };
             w.put(&row)?;
@@ -340,13 +359,13 @@ fn named<R: Row>(w: &Writer, scope: u64, name: &str) -> Result<Option<R>> {
 
 /// Whether a row was new, changed, or as it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+pub(super) enum Change {
     Added,
     Changed,
     Same,
 }
 
-fn put<R: Row + PartialEq>(w: &Writer, old: Option<&R>, row: &R) -> Result<Change> {
+pub(super) fn put<R: Row + PartialEq>(w: &Writer, old: Option<&R>, row: &R) -> Result<Change> {
     if old == Some(row) {
         return Ok(Change::Same);
     }
