@@ -1,9 +1,9 @@
 //! The appliance's own configuration, as tasks carry it: projects, resources, destinations and
-//! vaults without their secrets, tasks. Never keys.
+//! vaults without their secrets, schedules, tasks. Never keys.
 //!
 //! On the way back it adds what is missing, and changes nothing that is there. Ids are kept where
-//! they are free. Destinations and vaults take secrets and keys that are not in it: they are added
-//! by hand, or found again by rebuilding the catalog.
+//! they are free. What a file declared is nobody's file's here. Destinations and vaults take secrets
+//! and keys that are not in it: they are added by hand, or found again by rebuilding the catalog.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use serde_json::{Value as Json, json};
 
 use super::{Event, ObjectKind, Service, check, taskform};
 use crate::catalog::task::{Plan, TaskState};
-use crate::catalog::{Destination, Project, Resource, Tables, TaskRow, VaultRow, Writer};
+use crate::catalog::{Destination, Origin, Project, Resource, Schedule, Tables, TaskRow, VaultRow, Writer};
+use crate::jobs::Times;
 use crate::model::{Error, Result, name};
 use crate::source::Excludes;
 
@@ -21,13 +22,16 @@ const VERSION: u32 = 1;
 
 /// What is carried.
 #[derive(Debug, Serialize, Deserialize)]
-struct CommonData {
+pub(super) struct CommonData {
     version: u32,
     machine: String,
     projects: Vec<Project>,
     resources: Vec<Resource>,
     destinations: Vec<Destination>,
     vaults: Vec<VaultRow>,
+    /// Copies of earlier versions have none.
+    #[serde(default)]
+    schedules: Vec<Schedule>,
     tasks: Vec<TaskRow>,
 }
 
@@ -37,11 +41,12 @@ impl Service {
         let data = self.catalog.read(|r| {
             Ok(CommonData {
                 version: VERSION,
-                machine: self.machine.name.clone(),
+                machine: self.machine().name,
                 projects: r.all()?,
                 resources: r.all()?,
                 destinations: r.all()?,
                 vaults: r.all()?,
+                schedules: r.all()?,
                 tasks: r.all()?,
             })
         })?;
@@ -50,17 +55,38 @@ impl Service {
 
     /// Adds what is missing here, and says what that was.
     pub(super) fn merge_common_data(&self, text: &[u8]) -> Result<(Json, Vec<Event>)> {
-        let bad = |why: &dyn std::fmt::Display| Error::damaged(format!("the copy's common data cannot be read: {why}"));
-        let data: CommonData = serde_json::from_slice(text).map_err(|e| bad(&e))?;
-        if data.version != VERSION {
-            return Err(bad(&format!("its version is {}, and this program knows {VERSION}", data.version)));
-        }
-        data.check().map_err(|e| bad(&e))?;
-        self.catalog.write(|w| data.merge(w, self.now()))
+        let data = serde_json::from_slice(text).map_err(|e| unreadable(&e)).and_then(CommonData::read)?;
+        self.catalog.write(|w| {
+            let mut here = Here::new(self.now());
+            for vault in &data.vaults {
+                here.vaults.insert(vault.id, w.named::<VaultRow>(0, &vault.name)?);
+            }
+            let added = data.merge(w, &mut here)?;
+            Ok((added.result, added.events))
+        })
     }
 }
 
+fn unreadable(why: &dyn std::fmt::Display) -> Error {
+    Error::damaged(format!("the common data cannot be read: {why}"))
+}
+
 impl CommonData {
+    /// Common data from its JSON document, checked.
+    pub fn read(document: Json) -> Result<Self> {
+        let data: Self = serde_json::from_value(document).map_err(|e| unreadable(&e))?;
+        if data.version != VERSION {
+            return Err(unreadable(&format!("its version is {}, and this program knows {VERSION}", data.version)));
+        }
+        data.check().map_err(|e| unreadable(&e))?;
+        Ok(data)
+    }
+
+    /// The vaults, which are not added.
+    pub fn vaults(&self) -> &[VaultRow] {
+        &self.vaults
+    }
+
     /// Refuses what no catalog holds.
     fn check(&self) -> Result<()> {
         self.projects.iter().try_for_each(|p| name::check("project", &p.name))?;
@@ -69,6 +95,13 @@ impl CommonData {
             check::clean_paths("paths", &resource.paths)?;
             Excludes::new(&resource.exclude)?;
             check::kind(&resource.kind)?;
+        }
+        for schedule in &self.schedules {
+            name::check("schedule", &schedule.name)?;
+            if !["full", "database"].contains(&schedule.r#type.as_str()) {
+                return Err(Error::invalid(format!("schedule {:?} is of no known type", schedule.name)));
+            }
+            Times::parse(&schedule.cron, &schedule.timezone)?;
         }
         for task in &self.tasks {
             name::check("task", &task.name)?;
@@ -81,57 +114,119 @@ impl CommonData {
         Ok(())
     }
 
-    fn merge(self, w: &Writer, now: Timestamp) -> Result<(Json, Vec<Event>)> {
-        let mut events = Vec::new();
-        let mut added = (0_u64, 0_u64, 0_u64);
-        let mut projects = BTreeMap::new();
-        for mut project in self.projects {
-            let id = match w.named::<Project>(0, &project.name)? {
-                Some(id) => id,
-                None => {
-                    let id = w.own_id::<Project>(project.id)?;
-                    added.0 += 1;
-                    w.put(&Project { id, name: project.name.clone(), ..project.clone() })?;
-                    id
-                }
-            };
-            projects.insert(std::mem::replace(&mut project.id, id), id);
-        }
-        let vaults: BTreeMap<u64, String> = self.vaults.into_iter().map(|vault| (vault.id, vault.name)).collect();
-        for resource in self.resources.into_iter().filter(|r| r.removed_at.is_none()) {
-            let Some(project) = projects.get(&resource.project).copied() else { continue };
-            if w.named::<Resource>(project, &resource.name)?.is_some() {
-                continue;
-            }
-            let vault = match resource.vault.and_then(|id| vaults.get(&id)) {
-                Some(name) => w.named::<VaultRow>(0, name)?,
-                None => None,
-            };
-            let id = w.own_id::<Resource>(resource.id)?;
-            // Of its backups this catalog may know nothing.
-            let unknown = (None, None, None, None);
-            let (last_backup, last_success, last_size, last_entries) = unknown;
-            w.put(&Resource { id, project, vault, last_backup, last_success, last_size, last_entries, ..resource })?;
-            events.push(Event::ObjectAdded { kind: ObjectKind::Resource, id });
-            added.1 += 1;
-        }
+    /// Adds what is missing. `here` says what the copy's vaults are, and learns the rest.
+    pub fn merge(self, w: &Writer, here: &mut Here) -> Result<Added> {
+        let mut added = Added::default();
+        self.projects.into_iter().try_for_each(|project| here.project(w, project, &mut added))?;
+        self.resources.into_iter().try_for_each(|resource| here.resource(w, resource, &mut added))?;
         let known: Vec<TaskRow> = w.all()?;
-        for task in self.tasks {
-            let same =
-                |k: &TaskRow| (k.r#type, &k.name, &k.store_location) == (task.r#type, &task.name, &task.store_location);
-            if known.iter().any(same) {
-                continue;
-            }
-            let id = w.own_id::<TaskRow>(task.id)?;
-            let due = match &task.setting.plan {
-                Plan::CronExpression { cron } => taskform::times(cron)?.next(now),
-                _ => task.due.filter(|due| *due > now),
-            };
-            let state = if task.end_date.is_some() { TaskState::Finished } else { TaskState::Pending };
-            w.put(&TaskRow { id, due, state, job: None, ..task })?;
-            events.push(Event::ObjectAdded { kind: ObjectKind::Task, id });
-            added.2 += 1;
+        self.tasks.into_iter().try_for_each(|task| here.task(w, task, &known, &mut added))?;
+        added.result = json!({
+            "projects": added.projects, "resources": added.resources, "schedules": added.schedules, "tasks": added.tasks,
+        });
+        if !added.switched_off.is_empty() {
+            added.result["schedules_switched_off"] = std::mem::take(&mut added.switched_off).into();
         }
-        Ok((json!({"projects": added.0, "resources": added.1, "tasks": added.2}), events))
+        Ok(added)
+    }
+}
+
+/// What was added.
+#[derive(Default)]
+pub(super) struct Added {
+    /// The same for whoever asked.
+    pub result: Json,
+    projects: u64,
+    resources: u64,
+    schedules: u64,
+    tasks: u64,
+    /// Schedules that do not run, because their vault is not here.
+    switched_off: Vec<String>,
+    pub events: Vec<Event>,
+}
+
+/// What the ids of the copy stand for in this catalog.
+#[derive(Default)]
+pub(super) struct Here {
+    now: Timestamp,
+    pub vaults: BTreeMap<u64, Option<u64>>,
+    pub projects: BTreeMap<u64, u64>,
+    pub resources: BTreeMap<u64, u64>,
+}
+
+impl Here {
+    pub fn new(now: Timestamp) -> Self {
+        Self { now, ..Self::default() }
+    }
+
+    fn vault(&self, id: Option<u64>) -> Option<u64> {
+        id.and_then(|id| self.vaults.get(&id).copied().flatten())
+    }
+
+    fn project(&mut self, w: &Writer, project: Project, added: &mut Added) -> Result<()> {
+        let there = project.id;
+        let id = match w.named::<Project>(0, &project.name)? {
+            Some(id) => id,
+            None => {
+                let id = w.own_id::<Project>(there)?;
+                added.projects += 1;
+                w.put(&Project { id, origin: Origin::default(), ..project })?;
+                id
+            }
+        };
+        self.projects.insert(there, id);
+        Ok(())
+    }
+
+    fn resource(&mut self, w: &Writer, resource: Resource, added: &mut Added) -> Result<()> {
+        let Some(project) = self.projects.get(&resource.project).copied().filter(|_| resource.removed_at.is_none())
+        else {
+            return Ok(());
+        };
+        if let Some(id) = w.named::<Resource>(project, &resource.name)? {
+            self.resources.insert(resource.id, id);
+            return Ok(());
+        }
+        let id = w.own_id::<Resource>(resource.id)?;
+        self.resources.insert(resource.id, id);
+        let vault = self.vault(resource.vault);
+        // Of its backups this catalog may know nothing.
+        let unknown = (None, None, None, None);
+        let (last_backup, last_success, last_size, last_entries) = unknown;
+        w.put(&Resource {
+            id,
+            project,
+            vault,
+            last_backup,
+            last_success,
+            last_size,
+            last_entries,
+            // Commands to run come from this machine's own files alone.
+            before: Vec::new(),
+            after: Vec::new(),
+            origin: Origin::default(),
+            ..resource
+        })?;
+        added.events.push(Event::ObjectAdded { kind: ObjectKind::Resource, id });
+        added.resources += 1;
+        Ok(())
+    }
+
+    fn task(&self, w: &Writer, task: TaskRow, known: &[TaskRow], added: &mut Added) -> Result<()> {
+        let same =
+            |k: &TaskRow| (k.r#type, &k.name, &k.store_location) == (task.r#type, &task.name, &task.store_location);
+        if known.iter().any(same) {
+            return Ok(());
+        }
+        let id = w.own_id::<TaskRow>(task.id)?;
+        let due = match &task.setting.plan {
+            Plan::CronExpression { cron } => taskform::times(cron)?.next(self.now),
+            _ => task.due.filter(|due| *due > self.now),
+        };
+        let state = if task.end_date.is_some() { TaskState::Finished } else { TaskState::Pending };
+        w.put(&TaskRow { id, due, state, job: None, ..task })?;
+        added.events.push(Event::ObjectAdded { kind: ObjectKind::Task, id });
+        added.tasks += 1;
+        Ok(())
     }
 }

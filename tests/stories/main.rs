@@ -16,6 +16,7 @@ mod hostile;
 mod jobs;
 mod main_job;
 mod metadata;
+mod rebuild;
 mod resource_root;
 mod restart;
 mod scale;
