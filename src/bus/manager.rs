@@ -376,8 +376,8 @@ impl Manager {
         self.0.list(&by, Right::Read, move |s| s.diff_backups(first, second, options.read()?)).await
     }
 
-    /// Reads a catalog back from a destination. Keys: `recovery_key` (s) or `key_file` (s). Not built yet: it
-    /// says so.
+    /// Reads a catalog back from a destination. Keys: `recovery_key` (s) or `key_file` (s), `machine` (s: whose
+    /// place this one takes, or none), `name` (s: of the vault).
     #[zbus(out_args("job"))]
     async fn rebuild_catalog(&self, destination: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
         self.0.job(&by, Right::Configure, move |s| s.rebuild_catalog(&destination, options.read()?)).await

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::{Row, State};
 use crate::model::Id;
+use crate::vault::Machine;
 
 /// The index of backups by resource.
 pub const BY_RESOURCE: u8 = 2;
@@ -34,6 +35,10 @@ pub const GOOD_BY_VAULT: u8 = 25;
 pub const MANUAL: u8 = 26;
 /// The index by vault of ended backups of which it is not known whether they were published.
 pub const UNSURE: u8 = 27;
+/// The index by vault of backups of which more is known than their manifests say.
+pub const NOTED: u8 = 28;
+/// The index of backups that other machines made; the key is 1.
+pub const FOREIGN: u8 = 29;
 
 /// The key of a type.
 pub fn type_key(text: &str) -> u64 {
@@ -79,6 +84,9 @@ pub struct Backup {
     pub project: u64,
     /// That project's name at the time.
     pub project_name: String,
+    /// Which other machine made it; none: this one.
+    #[serde(default)]
+    pub machine: Option<Machine>,
     /// Into what.
     pub vault: u64,
     /// The vault's name at the time.
@@ -95,6 +103,9 @@ pub struct Backup {
     pub partial: bool,
     /// Whether it may not be deleted.
     pub protected: bool,
+    /// Whether it was described anew or protected after it was made.
+    #[serde(default)]
+    pub edited: bool,
     /// Whether it is on its way out.
     pub deleting: bool,
     /// Whether that is because its vault is.
@@ -183,6 +194,12 @@ impl Row for Backup {
         }
         if self.unsure && self.status.ended() {
             keys.push((UNSURE, self.vault));
+        }
+        if self.edited {
+            keys.push((NOTED, self.vault));
+        }
+        if self.machine.is_some() {
+            keys.push((FOREIGN, 1));
         }
         keys.extend(self.checkpoint.map(|id| (BY_CHECKPOINT, id)));
         keys

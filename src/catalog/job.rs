@@ -105,6 +105,13 @@ pub enum Task {
         /// Whether its data goes too.
         delete_data: bool,
     },
+    /// Adds to the catalog what the job's vault holds.
+    Rebuild {
+        /// Whose place this machine takes: a machine's name or id, `none`, or empty.
+        machine: String,
+        /// Whether the vault gets the name it had.
+        rename: bool,
+    },
     /// Runs a task that copies resources into plain files.
     TaskBackup {
         /// Which.
@@ -169,6 +176,7 @@ impl Task {
             Self::Sync => "sync",
             Self::Test { .. } => "test",
             Self::Remove { .. } => "remove",
+            Self::Rebuild { .. } => "rebuild",
             Self::TaskBackup { .. } => "task_backup",
             Self::TaskRestore { .. } => "task_restore",
             Self::Checkpoint { .. } => "checkpoint",

@@ -267,6 +267,14 @@ impl Writer {
         Ok(id)
     }
 
+    /// Leaves the ids up to `last` to rows that were elsewhere.
+    pub fn reserve<R: Row>(&self, last: u64) -> Result<()> {
+        let mut table = self.0.open_table(COUNTERS).map_err(failed)?;
+        let now = table.get(R::TABLE).map_err(failed)?.map_or(0, |n| n.value());
+        table.insert(R::TABLE, now.max(last)).map_err(failed)?;
+        Ok(())
+    }
+
     /// Stores a row with its name and index entries; `AlreadyExists` if another has the name.
     pub fn put<R: Row>(&self, row: &R) -> Result<()> {
         let id = row.id();

@@ -273,6 +273,20 @@ pub enum VaultVerb {
     /// Keys that open a vault
     #[command(subcommand)]
     Key(KeyVerb),
+    /// Read the catalog back from a destination; the recovery key is asked for
+    Rebuild {
+        /// NAME or id of the destination
+        destination: String,
+        /// Use this key file instead of a recovery key
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<String>,
+        /// Take this machine's place (name or id), or nobody's: none
+        #[arg(long)]
+        machine: Option<String>,
+        /// Call the vault so [default: as it was called]
+        #[arg(long)]
+        name: Option<String>,
+    },
     /// Forget a vault
     Remove {
         /// NAME or id

@@ -128,6 +128,15 @@ fn usage(message: &str) -> u8 {
     2
 }
 
+/// Reads a line, from a terminal or a file; nothing for an empty one.
+async fn ask(question: &str) -> Option<String> {
+    if std::io::stdin().is_terminal() {
+        output::note(question);
+    }
+    let line = wait::read_line().await.trim().to_owned();
+    (!line.is_empty()).then_some(line)
+}
+
 /// Asks, where there is somebody to ask; otherwise `--yes` is what is missing.
 async fn confirm(question: &str) -> Result<()> {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {

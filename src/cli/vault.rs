@@ -48,6 +48,15 @@ pub async fn run(session: &Session, verb: VaultVerb) -> Result<u8> {
             job(session, "SyncVault", &vault, &Options::default(), "the mirrors are up to date").await
         }
         VaultVerb::Key(verb) => key(session, verb).await,
+        VaultVerb::Rebuild { destination, key_file, machine, name } => {
+            let key = match &key_file {
+                Some(_) => None,
+                None => super::ask("Recovery key (nothing for a vault in the clear): ").await,
+            };
+            let mut options = Options::default();
+            options.set("key_file", key_file).set("recovery_key", key).set("machine", machine).set("name", name);
+            job(session, "RebuildCatalog", &destination, &options, "the catalog has what the destination holds").await
+        }
         VaultVerb::Remove { vault, delete_data, yes } => {
             if delete_data && !yes {
                 confirm(&format!("Delete vault {vault} and every backup in it for good?")).await?;

@@ -39,6 +39,12 @@ pub fn machine_id(state_dir: &Path) -> Result<Uuid> {
     }
 }
 
+/// Makes this machine the one that had the identity `id`, from the next start on.
+pub fn set_machine_id(state_dir: &Path, id: Uuid) -> Result<()> {
+    let path = state_dir.join("machine-id");
+    write_new(&path, format!("{id}\n").as_bytes()).at(|| format!("cannot write {}", path.display()))
+}
+
 /// Writes a small private file, whole or not at all.
 fn write_new(path: &Path, data: &[u8]) -> std::io::Result<()> {
     use std::io::Write;

@@ -188,6 +188,7 @@ impl Service {
             resource_name: resource.name,
             project: resource.project,
             project_name: w.need::<Project>(resource.project)?.name,
+            machine: None,
             vault: vault.id,
             vault_name: vault.name.clone(),
             encrypted: vault.encryption,
@@ -196,6 +197,7 @@ impl Service {
             incremental: wish.incremental,
             partial: false,
             protected: false,
+            edited: false,
             deleting: false,
             with_vault: false,
             status: State::Pending,
@@ -288,9 +290,19 @@ impl Service {
                 ids.sort_unstable();
                 sets.push(ids);
             }
-            // Backups of tasks and other machines come with later versions.
-            if nothing || machine.is_some_and(|m| m != self.machine.name) {
+            // Tasks make copies of their own, no backups.
+            if nothing {
                 return Ok((0, Vec::new()));
+            }
+            if let Some(name) = machine {
+                let mut foreign = r.indexed(index::FOREIGN, 1)?;
+                if name == self.machine().name {
+                    let all = r.ids::<Backup>()?.into_iter();
+                    sets.push(all.filter(|id| foreign.binary_search(id).is_err()).collect());
+                } else {
+                    foreign.retain(|id| r.need::<Backup>(*id).is_ok_and(|b| b.machine.is_some_and(|m| m.name == name)));
+                    sets.push(foreign);
+                }
             }
             let mut ids = match sets.iter().min_by_key(|s| s.len()) {
                 None => r.ids::<Backup>()?,
@@ -333,6 +345,8 @@ impl Service {
                 if let Some(protected) = protected {
                     row.protected = protected;
                 }
+                // Its manifest says what it was made with.
+                row.edited = true;
                 Ok(())
             })?;
             retention::replan(w, &row, self.now())?;
@@ -400,7 +414,8 @@ impl Service {
         let mut f = Fields::default();
         f.set("id", row.id).set("uuid", row.uuid.to_string()).set("job", fields::job_path(row.job));
         f.set("server", server).set("project_id", row.project.to_string());
-        f.set("project", row.project_name.as_str()).set("machine", self.machine.name.as_str());
+        f.set("project", row.project_name.as_str())
+            .set("machine", row.machine.clone().unwrap_or_else(|| self.machine()).name);
         f.set("vault", vault.as_ref().map_or(row.vault_name.as_str(), |v| v.name.as_str()));
         if let Some(id) = row.schedule {
             f.opt("schedule", t.get::<Schedule>(id)?.map(|s| s.name));

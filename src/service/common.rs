@@ -22,7 +22,7 @@ const VERSION: u32 = 1;
 
 /// What is carried.
 #[derive(Debug, Serialize, Deserialize)]
-struct CommonData {
+pub(super) struct CommonData {
     version: u32,
     machine: String,
     projects: Vec<Project>,
@@ -41,7 +41,7 @@ impl Service {
         let data = self.catalog.read(|r| {
             Ok(CommonData {
                 version: VERSION,
-                machine: self.machine.name.clone(),
+                machine: self.machine().name,
                 projects: r.all()?,
                 resources: r.all()?,
                 destinations: r.all()?,
@@ -55,17 +55,38 @@ impl Service {
 
     /// Adds what is missing here, and says what that was.
     pub(super) fn merge_common_data(&self, text: &[u8]) -> Result<(Json, Vec<Event>)> {
-        let bad = |why: &dyn std::fmt::Display| Error::damaged(format!("the copy's common data cannot be read: {why}"));
-        let data: CommonData = serde_json::from_slice(text).map_err(|e| bad(&e))?;
-        if data.version != VERSION {
-            return Err(bad(&format!("its version is {}, and this program knows {VERSION}", data.version)));
-        }
-        data.check().map_err(|e| bad(&e))?;
-        self.catalog.write(|w| data.merge(w, self.now()))
+        let data = serde_json::from_slice(text).map_err(|e| unreadable(&e)).and_then(CommonData::read)?;
+        self.catalog.write(|w| {
+            let mut here = Here::new(self.now());
+            for vault in &data.vaults {
+                here.vaults.insert(vault.id, w.named::<VaultRow>(0, &vault.name)?);
+            }
+            let added = data.merge(w, &mut here)?;
+            Ok((added.result, added.events))
+        })
     }
 }
 
+fn unreadable(why: &dyn std::fmt::Display) -> Error {
+    Error::damaged(format!("the common data cannot be read: {why}"))
+}
+
 impl CommonData {
+    /// Common data from its JSON document, checked.
+    pub fn read(document: Json) -> Result<Self> {
+        let data: Self = serde_json::from_value(document).map_err(|e| unreadable(&e))?;
+        if data.version != VERSION {
+            return Err(unreadable(&format!("its version is {}, and this program knows {VERSION}", data.version)));
+        }
+        data.check().map_err(|e| unreadable(&e))?;
+        Ok(data)
+    }
+
+    /// The vaults, which are not added.
+    pub fn vaults(&self) -> &[VaultRow] {
+        &self.vaults
+    }
+
     /// Refuses what no catalog holds.
     fn check(&self) -> Result<()> {
         self.projects.iter().try_for_each(|p| name::check("project", &p.name))?;
@@ -93,48 +114,52 @@ impl CommonData {
         Ok(())
     }
 
-    fn merge(self, w: &Writer, now: Timestamp) -> Result<(Json, Vec<Event>)> {
-        let mut here = Here { now, vaults: BTreeMap::new(), projects: BTreeMap::new(), resources: BTreeMap::new() };
-        for vault in &self.vaults {
-            here.vaults.insert(vault.id, w.named::<VaultRow>(0, &vault.name)?);
-        }
+    /// Adds what is missing. `here` says what the copy's vaults are, and learns the rest.
+    pub fn merge(self, w: &Writer, here: &mut Here) -> Result<Added> {
         let mut added = Added::default();
         self.projects.into_iter().try_for_each(|project| here.project(w, project, &mut added))?;
         self.resources.into_iter().try_for_each(|resource| here.resource(w, resource, &mut added))?;
         self.schedules.into_iter().try_for_each(|schedule| here.schedule(w, schedule, &mut added))?;
         let known: Vec<TaskRow> = w.all()?;
         self.tasks.into_iter().try_for_each(|task| here.task(w, task, &known, &mut added))?;
-        let mut result = json!({
+        added.result = json!({
             "projects": added.projects, "resources": added.resources, "schedules": added.schedules, "tasks": added.tasks,
         });
         if !added.switched_off.is_empty() {
-            result["schedules_switched_off"] = added.switched_off.into();
+            added.result["schedules_switched_off"] = std::mem::take(&mut added.switched_off).into();
         }
-        Ok((result, added.events))
+        Ok(added)
     }
 }
 
 /// What was added.
 #[derive(Default)]
-struct Added {
+pub(super) struct Added {
+    /// The same for whoever asked.
+    pub result: Json,
     projects: u64,
     resources: u64,
     schedules: u64,
     tasks: u64,
     /// Schedules that do not run, because their vault is not here.
     switched_off: Vec<String>,
-    events: Vec<Event>,
+    pub events: Vec<Event>,
 }
 
 /// What the ids of the copy stand for in this catalog.
-struct Here {
+#[derive(Default)]
+pub(super) struct Here {
     now: Timestamp,
-    vaults: BTreeMap<u64, Option<u64>>,
-    projects: BTreeMap<u64, u64>,
-    resources: BTreeMap<u64, u64>,
+    pub vaults: BTreeMap<u64, Option<u64>>,
+    pub projects: BTreeMap<u64, u64>,
+    pub resources: BTreeMap<u64, u64>,
 }
 
 impl Here {
+    pub fn new(now: Timestamp) -> Self {
+        Self { now, ..Self::default() }
+    }
+
     fn vault(&self, id: Option<u64>) -> Option<u64> {
         id.and_then(|id| self.vaults.get(&id).copied().flatten())
     }
@@ -169,10 +194,20 @@ impl Here {
         // Of its backups this catalog may know nothing.
         let unknown = (None, None, None, None);
         let (last_backup, last_success, last_size, last_entries) = unknown;
-        let origin = Origin::default();
-        let row =
-            Resource { id, project, vault, last_backup, last_success, last_size, last_entries, origin, ..resource };
-        w.put(&row)?;
+        w.put(&Resource {
+            id,
+            project,
+            vault,
+            last_backup,
+            last_success,
+            last_size,
+            last_entries,
+            // Commands to run come from this machine's own files alone.
+            before: Vec::new(),
+            after: Vec::new(),
+            origin: Origin::default(),
+            ..resource
+        })?;
         added.events.push(Event::ObjectAdded { kind: ObjectKind::Resource, id });
         added.resources += 1;
         Ok(())

@@ -151,20 +151,4 @@ impl Service {
         self.catalog.read(|r| backups::completed(r, first).and_then(|_| backups::completed(r, second)))?;
         Err(not_built("comparing two backups", "compare them below the browse path"))
     }
-
-    /// Reads a catalog back from a destination. What opens the vault is never repeated.
-    pub fn rebuild_catalog(&self, destination: &str, options: Map) -> Result<u64> {
-        let mut args = Args::new(options);
-        let key = args.string("recovery_key")?.map(zeroize::Zeroizing::new);
-        let file = args.string("key_file")?;
-        args.finish()?;
-        if key.is_some() && file.is_some() {
-            return Err(Error::invalid("recovery_key and key_file are both given; give the one that there is"));
-        }
-        if let Some(file) = &file {
-            check::clean_path("key_file", Path::new(file))?;
-        }
-        self.catalog.read(|r| select::destination(r, destination))?;
-        Err(not_built("rebuilding the catalog", "put back catalog.redb from a copy"))
-    }
 }

@@ -44,6 +44,7 @@ mod open;
 mod options;
 mod page;
 mod projects;
+mod rebuild;
 mod recover;
 mod resources;
 mod restores;
@@ -97,7 +98,7 @@ pub struct Service {
     events: broadcast::Sender<Event>,
     vaults: open::OpenVaults,
     show: show::Show,
-    machine: Machine,
+    machine: RwLock<Machine>,
     /// Descriptors that callers passed, by job.
     descriptors: Mutex<BTreeMap<u64, Arc<OwnedFd>>>,
     /// Held from a job's row to its place in the queue, so that nobody sees one without the other.
@@ -172,7 +173,7 @@ impl Service {
             events: broadcast::Sender::new(EVENTS),
             vaults: open::OpenVaults::default(),
             show,
-            machine,
+            machine: RwLock::new(machine),
             descriptors: Mutex::default(),
             submitting: Mutex::default(),
             settling: Mutex::default(),
@@ -278,6 +279,11 @@ impl Service {
         }
         self.ticker.wake();
         Ok(())
+    }
+
+    /// Who this machine is.
+    fn machine(&self) -> Machine {
+        self.machine.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn config(&self) -> Config {

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A vault that is open, with what others need to open it too.
 #[derive(Debug)]
 pub(super) struct OpenVault {
+    pub id: u64,
     pub vault: Arc<Vault>,
     pub master: Option<MasterKey>,
     pub directory: PathBuf,
@@ -135,7 +136,7 @@ pub(super) fn write_key_file(path: &Path, secret: &Secret) -> Result<()> {
     }
 }
 
-fn read_key_file(path: &Path) -> Result<Secret> {
+pub(super) fn read_key_file(path: &Path) -> Result<Secret> {
     let text = zeroize::Zeroizing::new(std::fs::read_to_string(path).map_err(|e| {
         Error::failed(format!("the key file {} cannot be read: {e}; put it back from its copy", path.display()))
     })?);
@@ -203,6 +204,11 @@ impl Service {
         }
     }
 
+    /// What a destination holds, whatever that is.
+    pub(super) fn open_store(&self, place: &Destination) -> Result<Arc<dyn ObjectStore>> {
+        Ok(Arc::new(LocalStore::open(place.directory())?))
+    }
+
     fn open_at(&self, row: &VaultRow, directory: &Path) -> Result<OpenVault> {
         let local = LocalStore::open(directory)?;
         let config = vault::read_config(&local).map_err(|e| match e.kind {
@@ -226,9 +232,9 @@ impl Service {
             None => None,
         };
         let vault = Vault::open(store, master.clone(), &self.options.cache_dir, MEMORY)?;
-        let found = vault.recover(self.machine.id)?;
+        let found = vault.recover(self.machine().id)?;
         tracing::debug!(vault = %row.name, ?found, "opened");
-        Ok(OpenVault { vault, master, directory: directory.to_path_buf(), key_file: row.key_file.clone() })
+        Ok(OpenVault { id: row.id, vault, master, directory: directory.to_path_buf(), key_file: row.key_file.clone() })
     }
 
     /// Makes the vault of a new row in its destination's directory. What an attempt that was cut

@@ -20,7 +20,7 @@ enum Fate {
 
 fn fate(job: &Job) -> Fate {
     match (&job.task, job.state) {
-        (Task::Delete | Task::Remove { .. }, _) => Fate::Again,
+        (Task::Delete | Task::Remove { .. } | Task::Rebuild { .. }, _) => Fate::Again,
         (
             Task::Backup { .. } | Task::TaskBackup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync,
             State::Pending,
@@ -53,7 +53,7 @@ fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
         (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
         (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
         (Task::Delete, Some(id)) => backups::delete_ticket(&t.need(id)?),
-        (Task::Prune { .. } | Task::Remove { .. } | Task::Delete, _) => {
+        (Task::Prune { .. } | Task::Remove { .. } | Task::Rebuild { .. } | Task::Delete, _) => {
             Ticket { exclusive: vault().into_iter().collect(), ..Ticket::free(Lane::Maintenance) }
         }
         _ => Ticket { shared: vault().into_iter().collect(), ..Ticket::free(Lane::Maintenance) },

@@ -9,7 +9,7 @@ use super::open::OpenVault;
 use super::{Service, ServiceOptions, check, locked};
 use crate::browse::{BackupView, BrowseClient, BrowseOptions, Policy, VaultAccess};
 use crate::catalog::{Backup, Tables, VaultRow, backup};
-use crate::model::{Error, Result, message};
+use crate::model::{Error, Result, message, name};
 use crate::vault::tree::Totals;
 
 /// The mount, if there is one.
@@ -63,6 +63,15 @@ fn policy(text: &str) -> Policy {
 
 fn view(row: &Backup, vault: &VaultRow) -> Result<BackupView> {
     let missing = || Error::failed(format!("backup {} has no root", row.id));
+    let (project, policy) = match &row.machine {
+        None => (row.project_name.clone(), policy(&row.browse)),
+        // Whose users are who here is not known.
+        Some(machine) => {
+            let known = name::check("machine", &machine.name).is_ok();
+            let name = if known { machine.name.clone() } else { machine.id.to_string() };
+            (format!("{}@{name}", row.project_name), Policy::Root)
+        }
+    };
     Ok(BackupView {
         id: row.id,
         vault: vault.uuid,
@@ -72,11 +81,11 @@ fn view(row: &Backup, vault: &VaultRow) -> Result<BackupView> {
             files: row.files.unwrap_or_default(),
             bytes: row.size.unwrap_or_default(),
         },
-        project: row.project_name.clone(),
+        project,
         resource: row.resource_name.clone(),
         checkpoint: row.checkpoint,
         created_at: row.created_at,
-        policy: policy(&row.browse),
+        policy,
         partial: row.partial,
     })
 }

@@ -34,7 +34,7 @@ impl Service {
                     ("PROJECT", backup.project_name),
                     ("VAULT", backup.vault_name),
                     ("SCHEDULE", schedule.name),
-                    ("MACHINE", self.machine.name.clone()),
+                    ("MACHINE", self.machine().name),
                     ("TIME", time(self.now())),
                     ("ERROR", job.error.unwrap_or_default()),
                     ("ERROR_NAME", job.error_kind.map(error_name).unwrap_or_default().to_owned()),
@@ -80,7 +80,7 @@ impl Service {
                     ("EVENT", "overdue".to_owned()),
                     ("SCHEDULE", row.name.clone()),
                     ("RESOURCE", names),
-                    ("MACHINE", self.machine.name.clone()),
+                    ("MACHINE", self.machine().name),
                     ("TIME", time(now)),
                 ];
                 alert::start(&format!("overdue-{}", row.id), &facts);

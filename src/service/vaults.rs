@@ -435,7 +435,7 @@ pub(super) fn refuse_busy(t: &impl Tables, row: &VaultRow) -> Result<()> {
     refuse_jobs(t, row)
 }
 
-fn refuse_jobs(t: &impl Tables, row: &VaultRow) -> Result<()> {
+pub(super) fn refuse_jobs(t: &impl Tables, row: &VaultRow) -> Result<()> {
     match resources::open_jobs(t)?.into_iter().find(|j| j.vault == Some(row.id)) {
         None => Ok(()),
         Some(job) => Err(Error::invalid_state(format!(

@@ -89,6 +89,21 @@ pub struct Manifest {
     pub error_list: Option<Id>,
     /// Bytes this backup added to the vault.
     pub stored: u64,
+    /// The name of the schedule that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// How many backups by that schedule there were since the one that read everything.
+    #[serde(default, skip_serializing_if = "none")]
+    pub since_full: u32,
+    /// The machine's number of the checkpoint it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<u64>,
+}
+
+// As serde wants it.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn none(count: &u32) -> bool {
+    *count == 0
 }
 
 #[derive(Serialize, Deserialize)]

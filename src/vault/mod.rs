@@ -33,6 +33,7 @@ pub use config::{VaultConfig, read_config};
 pub use handle::{Blob, Location, NewVault, Vault, unlock};
 pub use manifest::{Machine, Manifest, Source};
 pub use prune::{PruneReport, prune};
+pub use records::SavedState;
 pub use seal::MasterKey;
 pub use slots::{Secret, SlotInfo, SlotKind};
 pub use writer::VaultWriter;

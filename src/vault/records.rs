@@ -181,6 +181,23 @@ impl Vault {
         Ok(None)
     }
 
+    /// When a machine's writer last gave a sign of life, if that is not before `since`.
+    pub fn seen(&self, machine: Uuid, since: Timestamp) -> Result<Option<Timestamp>> {
+        let mut last = None;
+        for object in self.store.list(object::prefix(Class::Session))? {
+            let Ok(mut bytes) = self.store.get(&object.key, 1 << 16) else { continue };
+            let session = object::open(&self.keys, Class::Session, &mut bytes)
+                .and_then(|plain| from_json::<Session>("a session", &plain));
+            if let Ok(session) = session
+                && session.machine == Some(machine)
+                && session.renewed_at >= since
+            {
+                last = last.max(Some(session.renewed_at));
+            }
+        }
+        Ok(last)
+    }
+
     /// Announces a writer; see [`Session`].
     pub(super) fn begin_session(&self) -> Result<OpenSession> {
         let key = format!("{}{}", object::prefix(Class::Session), Uuid::new_v4().simple());

@@ -18,6 +18,7 @@ mod hostile;
 mod jobs;
 mod main_job;
 mod metadata;
+mod rebuild;
 mod resource_root;
 mod restart;
 mod scale;

@@ -101,6 +101,9 @@ impl World {
             errors: outcome.errors,
             error_list: outcome.error_list,
             stored: outcome.stored,
+            schedule: None,
+            since_full: 0,
+            checkpoint: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Report;
 use crate::archive::{self, BackupRequest};
-use crate::catalog::{Backup, Job, Resource, State, Tables, VaultRow, backup};
+use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, VaultRow, backup};
 use crate::model::{Id, Progress, Result};
 use crate::service::{Service, check};
 use crate::vault::Manifest;
@@ -42,13 +42,14 @@ impl Service {
     pub(super) fn run_backup(&self, job: &Job, reread: bool, progress: &Arc<Progress>) -> Result<Report> {
         let mut row = self.backup_of_job(job)?;
         let (vault, open) = self.vault_of_job(job)?;
-        let (resource, parent, never, high_water) = self.catalog.read(|r| {
+        let (resource, schedule, parent, never, high_water) = self.catalog.read(|r| {
             // The newest good one in this vault; those before it are not read.
             let good = r.indexed(backup::GOOD_BY_RESOURCE, row.resource)?;
             let mut newest = good.into_iter().rev().map(|id| r.need::<Backup>(id));
             let parent = newest.find(|b| b.as_ref().map_or(true, |b| b.vault == row.vault)).transpose()?;
             let resource = r.need::<Resource>(row.resource)?;
-            Ok((resource, parent, self.own_directories(r)?, r.last_id::<Backup>()?))
+            let schedule = row.schedule.map(|id| r.get::<Schedule>(id)).transpose()?.flatten();
+            Ok((resource, schedule.map(|s| s.name), parent, self.own_directories(r)?, r.last_id::<Backup>()?))
         })?;
         let began = self.now();
         let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
@@ -73,7 +74,7 @@ impl Service {
         let manifest = Manifest {
             format: MANIFEST_FORMAT,
             uuid: row.uuid,
-            machine: self.machine.clone(),
+            machine: self.machine(),
             backup: row.id,
             high_water,
             previous: vault.last_manifest,
@@ -100,6 +101,9 @@ impl Service {
             errors: outcome.errors,
             error_list: outcome.error_list,
             stored: outcome.stored,
+            schedule,
+            since_full: row.since_full,
+            checkpoint: row.checkpoint,
         };
         let object = open.vault.put_manifest(&manifest).inspect_err(|_| self.note_unsure(row.id))?;
         // From here on the backup is there, whatever happens to us; nothing below may fail it.

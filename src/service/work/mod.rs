@@ -4,6 +4,7 @@ mod backups;
 mod checkpoint;
 mod export;
 mod maintain;
+mod rebuild;
 mod remove;
 mod restore;
 mod sink;
@@ -134,6 +135,7 @@ impl Work for Service {
             Task::Verify { read_data } => self.run_verify(&job, *read_data, progress),
             Task::Sync => self.run_sync(&job),
             Task::Test { destination } => self.run_test(*destination, progress),
+            Task::Rebuild { machine, rename } => self.run_rebuild(&job, machine, *rename, progress),
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
             Task::TaskBackup { task } => self.run_task_backup(&job, *task, progress),
             Task::TaskRestore { task } => self.run_task_restore(&job, *task, progress),
@@ -362,36 +364,31 @@ impl Service {
     /// Leaves a copy of the configuration, without secrets, in the vault, for an empty machine to
     /// find. A vault without it is still complete.
     fn save_configuration(&self, open: &OpenVault) {
-        let saved = self.configuration().and_then(|content| open.vault.put_state(&content));
+        let saved = self.configuration(open.id).and_then(|content| open.vault.put_state(&content));
         if let Err(e) = saved {
             tracing::warn!("the configuration could not be saved in vault {}: {e}", open.vault.uuid());
         }
     }
 
-    fn configuration(&self) -> Result<JsonValue> {
-        let value = |v: std::result::Result<JsonValue, serde_json::Error>| {
-            v.map_err(|e| Error::failed(format!("cannot encode the configuration: {e}")))
-        };
+    fn configuration(&self, vault: u64) -> Result<JsonValue> {
+        let common = self.common_data()?;
         self.catalog.read(|r| {
-            let mut backups = Vec::new();
-            for b in r.all::<Backup>()? {
-                if b.status == State::Completed && !b.deleting {
-                    backups.push(json!({
-                        "id": b.id, "uuid": b.uuid, "description": b.description, "protected": b.protected,
-                        "checkpoint": b.checkpoint,
-                    }));
-                }
+            let mut noted = Vec::new();
+            for b in r.rows_at::<Backup>(backup::NOTED, vault)?.iter().filter(|b| !b.deleting) {
+                noted.push(json!({"uuid": b.uuid, "description": b.description, "protected": b.protected}));
             }
+            let mut checkpoints = r.all::<Checkpoint>()?;
+            checkpoints.retain(|c| c.vault == vault);
+            let value = |v: std::result::Result<JsonValue, serde_json::Error>| {
+                v.map_err(|e| Error::failed(format!("cannot encode the configuration: {e}")))
+            };
             Ok(json!({
                 "version": 1,
-                "machine": value(serde_json::to_value(&self.machine))?,
+                "machine": value(serde_json::to_value(self.machine()))?,
                 "last_backup": r.last_id::<Backup>()?,
-                "projects": value(serde_json::to_value(r.all::<crate::catalog::Project>()?))?,
-                "resources": value(serde_json::to_value(r.all::<Resource>()?))?,
-                "schedules": value(serde_json::to_value(r.all::<Schedule>()?))?,
-                "vaults": value(serde_json::to_value(r.all::<VaultRow>()?))?,
-                "checkpoints": value(serde_json::to_value(r.all::<Checkpoint>()?))?,
-                "backups": backups,
+                "common": common,
+                "checkpoints": value(serde_json::to_value(checkpoints))?,
+                "backups": noted,
             }))
         })
     }

@@ -81,7 +81,7 @@ impl Service {
             job: job.id,
             now,
             task: row.name.clone(),
-            machine: self.machine.name.clone(),
+            machine: self.machine().name,
             resources: chosen.into_iter().map(record).collect(),
             never,
             since: taskform::since(&row.content, now)?,

@@ -90,6 +90,9 @@ pub fn manifest(root: Id, totals: Totals, stored: u64) -> Manifest {
         errors: 0,
         error_list: None,
         stored,
+        schedule: None,
+        since_full: 0,
+        checkpoint: None,
     }
 }
 
