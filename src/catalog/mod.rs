@@ -11,10 +11,11 @@ pub mod destination;
 pub mod job;
 pub mod meta;
 pub mod origin;
-pub mod paths;
+pub use crate::model::paths;
 pub mod project;
 pub mod resource;
 pub mod schedule;
+pub mod snapshot;
 pub mod state;
 pub mod table;
 pub mod task;
@@ -39,6 +40,7 @@ pub use origin::Origin;
 pub use project::Project;
 pub use resource::Resource;
 pub use schedule::{Keep, Schedule};
+pub use snapshot::Snapshot;
 pub use state::State;
 pub use table::{Reader, Row, Tables, Writer, rows_read};
 pub use task::TaskRow;
@@ -171,7 +173,7 @@ impl Catalog {
 
 /// What the rows are indexed by. Raise it with every change of a [`Row::keys`]: the catalog of an
 /// earlier version is indexed again when it is opened.
-const INDEXES: &[u8] = b"3";
+const INDEXES: &[u8] = b"4";
 
 fn index_again(w: &Writer) -> Result<()> {
     const KEY: &str = "indexes";
@@ -186,6 +188,7 @@ fn index_again(w: &Writer) -> Result<()> {
     w.index_again::<Backup>()?;
     w.index_again::<Job>()?;
     w.index_again::<Schedule>()?;
+    w.index_again::<Snapshot>()?;
     w.set_meta(KEY, INDEXES)
 }
 

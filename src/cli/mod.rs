@@ -14,6 +14,7 @@ mod restore;
 mod sample;
 mod schedule;
 mod session;
+mod snapshot;
 mod status;
 mod task;
 mod vault;
@@ -113,6 +114,7 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::Export(what) => restore::export(session, &what).await,
         Verb::Browse { id } => restore::browse(session, id).await,
         Verb::Task(verb) => task::run(session, verb).await,
+        Verb::Snapshot(verb) => snapshot::run(session, verb).await,
         Verb::Schedule(verb) => schedule::run(session, verb).await,
         Verb::Job(verb) => job::run(session, verb).await,
     }

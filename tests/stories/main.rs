@@ -20,5 +20,6 @@ mod resource_root;
 mod restart;
 mod scale;
 mod schedules;
+mod snapshots;
 mod tasks;
 mod trouble;

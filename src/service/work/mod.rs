@@ -7,6 +7,7 @@ mod maintain;
 mod remove;
 mod restore;
 mod sink;
+mod snapshots;
 mod tasks;
 mod test;
 
@@ -28,6 +29,7 @@ use crate::model::{Error, ErrorKind, Progress, Result};
 
 pub(super) use backups::{fill, note_success};
 pub(super) use export::temporary;
+pub(super) use snapshots::publish;
 pub(super) use tasks::follow;
 
 /// Finished jobs that stay listed.
@@ -137,6 +139,9 @@ impl Work for Service {
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
             Task::TaskBackup { task } => self.run_task_backup(&job, *task, progress),
             Task::TaskRestore { task } => self.run_task_restore(&job, *task, progress),
+            Task::Snapshot { .. } => self.run_snapshot(&job, progress),
+            Task::RestoreSnapshot { .. } => self.run_restore_snapshot(&job, progress),
+            Task::DeleteSnapshot { .. } => self.run_delete_snapshot(&job),
             Task::Checkpoint { .. } | Task::DeleteCheckpoint { .. } => self.sum_up(&job),
         }
     }
@@ -275,6 +280,7 @@ impl Service {
         row.error_kind = error.as_ref().map(|e| e.kind);
         w.put(&row)?;
         let mut events = tasks::follow(w, &row)?;
+        snapshots::note_end(w, &row.task, error.as_ref())?;
         match (&row.task, row.backup, &error) {
             (Task::Backup { .. }, Some(backup), _) => {
                 let row = w.update::<Backup>(backup, |b| {
