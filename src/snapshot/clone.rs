@@ -17,6 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::crew::{Tally, below, child, each_directory};
+use super::ioctl;
 use crate::model::{Error, IoContext, Progress, Result};
 use crate::restore::item::make_special;
 use crate::restore::live;
@@ -163,11 +164,12 @@ impl Cloning<'_> {
     /// Clones one entry; a directory is only made, and told by true.
     fn entry(&self, from: &OwnedFd, to: &OwnedFd, name: &[u8], at: &[u8]) -> std::io::Result<bool> {
         let stat = Stat::at(from, name)?;
-        if stat.dev != self.device {
+        let is_dir = stat.kind == Type::Directory;
+        // In a snapshot on btrfs, what stands for a subvolume that is not in it is an empty directory.
+        if stat.dev != self.device && !(is_dir && stat.ino == ioctl::EMPTY_SUBVOLUME) {
             return Err(Errno::XDEV.into());
         }
         let mut bytes = 0;
-        let is_dir = stat.kind == Type::Directory;
         match stat.kind {
             Type::Directory => mkdirat(to, name, Mode::RWXU)?,
             Type::File if stat.nlink > 1 => bytes = self.linked(from, to, name, at, &stat)?,
@@ -253,7 +255,8 @@ fn set_locks(dir: &OwnedFd, name: &[u8], flags: u32) -> rustix::io::Result<()> {
     if flags & live::LOCKS.bits() == 0 { Ok(()) } else { meta::lock(live::open_file(dir, name)?, flags) }
 }
 
-/// Clones a regular file, all but what makes it immutable; its status and flags at that moment.
+/// Clones a regular file, all but what makes it immutable; its status at that moment, with the
+/// blocks of the clone, and its flags.
 fn regular(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8]) -> std::io::Result<(Stat, u32)> {
     let (file, mut stat) = match file::open(from, name) {
         // Something else has its name by now: it is gone.
@@ -282,6 +285,8 @@ fn regular(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8]) -> std::io
     times(&file, &copy)?;
     let want = metadata(&stat, capture::xattrs(&file)?, flags);
     dress(Handle::Open(copy.as_fd()), &want, Scope::Unlocked)?;
+    // The original may have blocks in store beyond its end.
+    stat.blocks = Stat::of(&copy)?.blocks;
     Ok((stat, flags))
 }
 

@@ -9,6 +9,8 @@ use rustix::ioctl::{Opcode, Setter, Updater, opcode};
 
 /// The inode number of a subvolume's root.
 pub const SUBVOLUME_ROOT: u64 = 256;
+/// The inode number of what stands in a snapshot for a subvolume that is not in it.
+pub const EMPTY_SUBVOLUME: u64 = 2;
 
 const MAGIC: u8 = 0x94;
 const READ_ONLY: u64 = 1 << 1;

@@ -609,3 +609,36 @@ fn kills_leave_an_xfs_mount_whole() {
     needs_root!("kills_leave_an_xfs_mount_whole");
     killed("xfs mount", 7_005);
 }
+
+#[test]
+#[ignore = "prints figures, for people"]
+fn figures() {
+    needs_root!("figures");
+    let _heavy = heavy();
+    let daemon = Daemon::start();
+    let subvolume = place(&daemon, "subvolume");
+    daemon.add("sub", &subvolume.path);
+    let time = |resource: &str, name: &str| {
+        let made = daemon.ok(&format!("CreateSnapshot ssa{{sv}} {resource} {name} 0"));
+        let job = daemon.wait(number(&made["job"]));
+        let row = daemon.ok(&format!("GetSnapshot t {}", made["id"]));
+        let moment = |text: &serde_json::Value| text.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let there = moment(&row["completed_at"]).duration_since(moment(&job["started_at"]));
+        println!("{resource} {name}: there after {there:#}, {} entries", row["entries"]);
+        there
+    };
+    time("sub", "empty");
+    for (name, count) in [("1k", 1_000), ("20k", 19_000)] {
+        sh(&subvolume.path, &format!("mkdir {name}; cd {name}; for d in $(seq {}); do mkdir $d; for i in $(seq 100); do echo $d.$i > $d/$i; done; done", count / 100));
+        time("sub", name);
+    }
+    let disk = Disk::new("xfs", 2_000, &daemon.path("many"));
+    sh(&disk.path, "mkdir data; cd data; for d in $(seq 1000); do mkdir $d; for i in $(seq 100); do echo $d.$i > $d/$i; done; done; sync -f .");
+    daemon.add("many", &disk.path.join("data"));
+    for turn in 1..=2 {
+        let start = Instant::now();
+        sh(&disk.path, &format!("cp -a --reflink=always data copy-{turn}; sync -f ."));
+        println!("cp -a --reflink=always: {:?}", start.elapsed());
+        time("many", &format!("t{turn}"));
+    }
+}
