@@ -90,6 +90,7 @@ impl Service {
                 match self.find_manifest(id) {
                     Ok(Some(found)) => {
                         self.complete_from(id, found)?;
+                        self.clean_up(job);
                         continue;
                     }
                     Ok(None) => {}
@@ -207,6 +208,16 @@ impl Service {
     /// Removes what an interrupted job left beside its results.
     fn clean_up(&self, job: &Job) {
         match &job.task {
+            Task::Backup { .. } => {
+                let left = job.backup.map(|id| self.catalog.read(|r| r.get::<Backup>(id))).transpose();
+                let left = left.and_then(|row| match row.flatten() {
+                    Some(row) => crate::snapshot::delete(row.uuid, &[]),
+                    None => Ok(()),
+                });
+                if let Err(e) = left {
+                    tracing::warn!("the snapshot that job {} read from could not be removed: {e}", job.id);
+                }
+            }
             Task::Export { path: Some(path), .. } => {
                 let _ = std::fs::remove_file(temporary(path, job.id));
             }

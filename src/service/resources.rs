@@ -98,9 +98,6 @@ impl Settings {
         if source != Source::Update && settings.paths.is_none() {
             return Err(Error::invalid("paths is missing; give at least one absolute path"));
         }
-        if settings.snapshot.as_deref() == Some("required") {
-            return Err(not_offered("snapshot required"));
-        }
         if let Some(patterns) = &settings.exclude {
             check_patterns(patterns)?;
         }

@@ -120,7 +120,7 @@ impl Service {
         check_name(name)?;
         let row = self.catalog.read(|r| select::resource(r, selector))?;
         let unit_action = unit_action.unwrap_or_else(|| row.unit_action.clone());
-        self.check_units(&row.units, Action::parse(&unit_action))?;
+        self.units_to_hold(&row.units, Action::parse(&unit_action))?;
         // Why it cannot be, before anything is written.
         let engine = snapshot::engines(&row.paths)?;
         let (name, description) = (name.to_owned(), description.unwrap_or_default());
@@ -243,7 +243,7 @@ impl Service {
                 resource.name
             )));
         }
-        self.check_units(&resource.units, Action::Stop)?;
+        self.units_to_hold(&resource.units, Action::Stop)?;
         swap::check(row.uuid, &row.parts)?;
         let job = self.submit(|w| {
             let (row, _) = restorable(w, id)?;

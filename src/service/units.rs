@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Service;
 use super::later::not_built;
-use crate::model::Result;
+use crate::model::{Error, Result};
 
 /// What is done to units meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +29,11 @@ impl Action {
 }
 
 impl Service {
-    /// Refuses beforehand what cannot be done to units.
-    pub(super) fn check_units(&self, units: &[String], action: Action) -> Result<()> {
+    /// Which of some units run and would be held back; an error says why they cannot be. Changes
+    /// nothing.
+    pub(super) fn units_to_hold(&self, units: &[String], action: Action) -> Result<Vec<String>> {
         match (units.first(), action) {
-            (None, _) | (_, Action::None) => Ok(()),
+            (None, _) | (_, Action::None) => Ok(Vec::new()),
             (Some(unit), Action::Freeze) => {
                 Err(not_built(&format!("freezing units such as {unit}"), "give unit_action none, and stop them yourself"))
             }
@@ -43,14 +44,18 @@ impl Service {
         }
     }
 
-    /// Holds units back.
+    /// Holds units back. An error leaves some of them held.
     pub(super) fn hold_units(&self, units: &[String], action: Action) -> Result<()> {
-        self.check_units(units, action)
+        self.units_to_hold(units, action).map(drop)
     }
 
-    /// Lets units go on.
+    /// Lets units go on, each whatever becomes of the others.
     pub(super) fn release_units(&self, units: &[String], action: Action) -> Result<()> {
-        self.check_units(units, action)
+        let wrong: Vec<Error> = self.units_to_hold(units, action).err().into_iter().collect();
+        match wrong.first() {
+            None => Ok(()),
+            Some(first) => Err(first.clone()),
+        }
     }
 
     /// Does something while units are held back; whatever comes of it, they go on. Says how long
@@ -61,12 +66,13 @@ impl Service {
         action: Action,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<(T, Duration)> {
-        if units.is_empty() || action == Action::None {
+        let running = self.units_to_hold(units, action)?;
+        if running.is_empty() {
             return work().map(|done| (done, Duration::ZERO));
         }
         let start = Instant::now();
-        let done = self.hold_units(units, action).and_then(|()| work());
-        let released = self.release_units(units, action);
+        let done = self.hold_units(&running, action).and_then(|()| work());
+        let released = self.release_units(&running, action);
         let held = start.elapsed();
         let done = done?;
         released.map(|()| (done, held))

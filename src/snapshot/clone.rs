@@ -17,6 +17,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::crew::{Tally, below, child, each_directory};
+use super::engine::split;
 use super::ioctl;
 use crate::model::{Error, IoContext, Progress, Result};
 use crate::restore::item::make_special;
@@ -217,13 +218,6 @@ impl Cloning<'_> {
     fn lock(&self, path: &[u8], flags: u32) -> rustix::io::Result<()> {
         let (above, name) = split(path);
         set_locks(&below(self.to, above)?, name, flags)
-    }
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
     }
 }
 

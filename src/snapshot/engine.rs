@@ -88,7 +88,7 @@ fn source_name(name: &str) -> String {
 
 /// The subvolume that holds a place, and the path from there; `None` where its root cannot be
 /// reached through this mount.
-fn subvolume_of(place: &Place) -> Result<Option<(OwnedFd, Vec<u8>)>> {
+pub fn subvolume_of(place: &Place) -> Result<Option<(OwnedFd, Vec<u8>)>> {
     let what = || format!("cannot find the subvolume of {}", place.path.display());
     if place.is_mount() {
         return Ok(None);
@@ -147,10 +147,7 @@ impl Engine for Reflink {
         if let Some(path) = fixed.source.take() {
             let source = source_name(name);
             let what = || format!("cannot clone {} out of a snapshot", place.path.display());
-            let (above, leaf) = match path.iter().rposition(|b| *b == b'/') {
-                Some(at) => (&path[..at], &path[at + 1..]),
-                None => (&b""[..], path.as_slice()),
-            };
+            let (above, leaf) = split(&path);
             let from = below(to, &child(source.as_bytes(), above)).at(what)?;
             fixed.tally = Some(clone_entry((&from, leaf), (to, name.as_bytes()), &place.path, false, progress)?);
             drop(from);
@@ -162,6 +159,14 @@ impl Engine for Reflink {
     fn copy(&self, from: &Taken<'_>, to: &OwnedFd, as_name: &[u8], progress: &Progress) -> Result<()> {
         clone_entry((from.dir, from.name.as_bytes()), (to, as_name), from.path, false, progress)?;
         syncfs(to).at(|| "cannot write the copy of the snapshot to disk")
+    }
+}
+
+/// The directory of a path, and its name there.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|b| *b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (b"", path),
     }
 }
 

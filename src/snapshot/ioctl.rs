@@ -14,6 +14,8 @@ pub const EMPTY_SUBVOLUME: u64 = 2;
 
 const MAGIC: u8 = 0x94;
 const READ_ONLY: u64 = 1 << 1;
+/// The same among the flags of [`Info`].
+const INFO_READ_ONLY: u64 = 1;
 const NAME: usize = 256;
 const CHILDREN: usize = 255;
 
@@ -120,8 +122,17 @@ pub fn destroy(dir: impl AsFd, name: &[u8]) -> Result<()> {
     raw::set::<SNAPSHOT_DESTROY, _>(dir.as_fd(), VolumeArgs { fd: 0, name: named(name)? })
 }
 
-/// The id of the subvolume that holds an open file: unlike its device number it stays.
-pub fn subvolume_id(file: impl AsFd) -> Result<u64> {
+/// The subvolume that holds an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subvolume {
+    /// Its id, which unlike its device number stays.
+    pub id: u64,
+    /// Whether nothing in it can be changed, nor it be moved.
+    pub read_only: bool,
+}
+
+/// Asks for the subvolume that holds an open file.
+pub fn subvolume(file: impl AsFd) -> Result<Subvolume> {
     let mut info = Info {
         tree: 0,
         name: [0; NAME],
@@ -135,7 +146,7 @@ pub fn subvolume_id(file: impl AsFd) -> Result<u64> {
         reserved: [0; 8],
     };
     raw::update::<SUBVOLUME_INFO, _>(file.as_fd(), &mut info)?;
-    Ok(info.tree)
+    Ok(Subvolume { id: info.tree, read_only: info.flags & INFO_READ_ONLY != 0 })
 }
 
 /// The subvolumes beneath an open directory that lie in no other subvolume beneath it: their paths

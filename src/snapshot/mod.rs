@@ -13,6 +13,7 @@
 //! | `engine` | the engines: btrfs subvolumes, trees of reflinked files |
 //! | `clone`, `crew`, `remove` | trees: cloned, gone through, removed |
 //! | `take` | the steps by which a snapshot comes to be |
+//! | `transient` | snapshots that last as long as a backup |
 //! | `swap` | the steps by which one is put in place of what is there |
 //! | `ioctl` | what btrfs is asked |
 
@@ -25,6 +26,7 @@ mod remove;
 mod store;
 pub mod swap;
 mod take;
+mod transient;
 
 use std::path::PathBuf;
 
@@ -37,6 +39,7 @@ use crate::model::paths;
 pub use crew::Tally;
 pub use place::Place;
 pub use store::{Store, part_path};
+pub use transient::{Transient, View};
 pub use take::{Taking, delete, engines, measure, plan};
 
 /// The format of a marker.

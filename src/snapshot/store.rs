@@ -10,6 +10,7 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
     AtFlags, Mode, OFlags, Timespec, Timestamps, fchmod, fstat, fsync, futimens, mkdirat, openat, renameat, unlinkat,
@@ -50,7 +51,15 @@ pub struct Store {
     pub mount: PathBuf,
     /// The store's own id.
     pub uuid: Uuid,
+    root: OwnedFd,
     dir: OwnedFd,
+}
+
+/// Held while a store is made or goes, so that none goes under somebody who begins in it.
+static CHANGING: Mutex<()> = Mutex::new(());
+
+fn changing() -> MutexGuard<'static, ()> {
+    CHANGING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a directory is root's alone, so that nobody else can have put anything into it.
@@ -105,11 +114,24 @@ impl Store {
             return Ok(None);
         }
         let identity = read::<Identity>(&dir, SELF)?;
-        Ok(identity.map(|i| Self { mount: mount.point.clone(), uuid: i.uuid, dir }))
+        Ok(identity.map(|i| Self { mount: mount.point.clone(), uuid: i.uuid, root, dir }))
     }
 
-    /// The store at the root of a mount, made if there is none.
-    pub fn make(mount: &Mount) -> Result<Self> {
+    /// The store at the root of a mount, made if there is none, and the directory of a snapshot in it.
+    pub fn begin(mount: &Mount, snapshot: Uuid) -> Result<(Self, OwnedFd)> {
+        let _alone = changing();
+        let store = Self::make(mount)?;
+        let name = snapshot.to_string();
+        let what = || format!("cannot make {}", store.path().join(&name).display());
+        match mkdirat(&store.dir, name.as_str(), Mode::RWXU) {
+            Err(Errno::EXIST) => {}
+            made => made.at(what)?,
+        }
+        let dir = open_dir(&store.dir, name.as_bytes()).at(what)?;
+        Ok((store, dir))
+    }
+
+    fn make(mount: &Mount) -> Result<Self> {
         let shown = mount.point.join(DIR);
         let what = || format!("cannot make {}, where the snapshots would be", shown.display());
         let root = Self::root(mount)?.ok_or_else(|| {
@@ -118,13 +140,7 @@ impl Store {
         if live::find(&root, DIR.as_bytes()).at(what)?.is_none() {
             let before = fstat(&root).at(what)?;
             if mount.fs == "btrfs" { ioctl::create(&root, DIR.as_bytes()) } else { mkdirat(&root, DIR, Mode::RWXU) }.at(what)?;
-            let time = |sec, nsec: u64| Timespec { tv_sec: sec, tv_nsec: i64::try_from(nsec).unwrap_or(0) };
-            // What we put there is no change of what others have there.
-            let times = Timestamps {
-                last_access: time(before.st_atime, before.st_atime_nsec),
-                last_modification: time(before.st_mtime, before.st_mtime_nsec),
-            };
-            futimens(&root, &times).at(what)?;
+            keep_time(&root, &before).at(what)?;
             fsync(&root).at(what)?;
         }
         let foreign = || {
@@ -136,22 +152,21 @@ impl Store {
         let dir = open_dir(&root, DIR.as_bytes()).map_err(|_| foreign())?;
         if let Some(identity) = read::<Identity>(&dir, SELF)? {
             return if is_private(&dir).at(what)? {
-                Ok(Self { mount: mount.point.clone(), uuid: identity.uuid, dir })
+                Ok(Self { mount: mount.point.clone(), uuid: identity.uuid, root, dir })
             } else {
                 Err(foreign())
             };
         }
         // Just made, by us or by a daemon that was killed: nothing is in it yet.
         let ours = fstat(&dir).at(what)?.st_uid == rustix::process::geteuid().as_raw();
-        let started = |name: &Vec<u8>| name.starts_with(README.as_bytes()) || name.starts_with(SELF.as_bytes());
-        if !ours || !live::names(&dir).at(what)?.iter().all(started) {
+        if !ours || !live::names(&dir).at(what)?.iter().all(is_inventory) {
             return Err(foreign());
         }
         fchmod(&dir, Mode::RWXU).at(what)?;
         write(&dir, README, ABOUT.as_bytes())?;
         let identity = Identity { format: 1, uuid: Uuid::new_v4() };
         write(&dir, SELF, &encoded(&identity)?)?;
-        Ok(Self { mount: mount.point.clone(), uuid: identity.uuid, dir })
+        Ok(Self { mount: mount.point.clone(), uuid: identity.uuid, root, dir })
     }
 
     /// All stores there are. One that cannot be read is told in the log.
@@ -180,14 +195,6 @@ impl Store {
             Err(Errno::NOENT) => Ok(None),
             Err(e) => Err(e).at(|| format!("cannot open {}", self.path().join(snapshot.to_string()).display())),
         }
-    }
-
-    /// Makes the directory of a new snapshot.
-    pub fn begin(&self, snapshot: Uuid) -> Result<OwnedFd> {
-        let name = snapshot.to_string();
-        let what = || format!("cannot make {}", self.path().join(&name).display());
-        mkdirat(&self.dir, name.as_str(), Mode::RWXU).at(what)?;
-        open_dir(&self.dir, name.as_bytes()).at(what)
     }
 
     /// Makes a snapshot one: from here on it is there, whatever becomes of the catalog.
@@ -230,8 +237,37 @@ impl Store {
         }
         fsync(&dir).at(what)?;
         remove::all(&self.dir, name.as_bytes()).at(what)?;
-        fsync(&self.dir).at(what)
+        fsync(&self.dir).at(what)?;
+        self.tidy().at(what)
     }
+
+    /// Removes the store itself once nothing is in it.
+    fn tidy(&self) -> rustix::io::Result<()> {
+        let _alone = changing();
+        if !live::names(&self.dir)?.iter().all(is_inventory) {
+            return Ok(());
+        }
+        let before = fstat(&self.root)?;
+        // Without its identity it is nobody's, whatever is left of it.
+        unlinkat(&self.dir, SELF, AtFlags::empty())?;
+        remove::all(&self.root, DIR.as_bytes())?;
+        keep_time(&self.root, &before)
+    }
+}
+
+/// Whether a name in a store is none of a snapshot.
+fn is_inventory(name: &Vec<u8>) -> bool {
+    name.starts_with(README.as_bytes()) || name.starts_with(SELF.as_bytes())
+}
+
+/// What we put at the root of a mount, or take away there, is no change of what others have there.
+fn keep_time(root: &OwnedFd, before: &rustix::fs::Stat) -> rustix::io::Result<()> {
+    let time = |sec, nsec: u64| Timespec { tv_sec: sec, tv_nsec: i64::try_from(nsec).unwrap_or(0) };
+    let times = Timestamps {
+        last_access: time(before.st_atime, before.st_atime_nsec),
+        last_modification: time(before.st_mtime, before.st_mtime_nsec),
+    };
+    futimens(root, &times)
 }
 
 fn encoded(value: &impl Serialize) -> Result<Vec<u8>> {

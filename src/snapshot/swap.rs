@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::crew::below;
-use super::engine::Taken;
+use super::engine::{Taken, split};
 use super::ioctl::{self, SUBVOLUME_ROOT};
 use super::store::{is_own, is_private, part_name};
 use super::take::{gone, open_part};
@@ -77,6 +77,9 @@ struct Entry {
     name: PathBuf,
     old: Option<Token>,
     new: Option<Token>,
+    /// Modification times of the two: some file systems change them when a directory is moved.
+    old_time: (i64, u32),
+    new_time: (i64, u32),
 }
 
 /// What happens to one path.
@@ -125,7 +128,7 @@ fn token(dir: &OwnedFd, name: &[u8]) -> rustix::io::Result<Option<Token>> {
     let Some(found) = live::find(dir, name)? else { return Ok(None) };
     let mut token = Token { inode: found.stat.ino, subvolume: 0 };
     if found.is_dir() && found.stat.ino == SUBVOLUME_ROOT {
-        token.subvolume = ioctl::subvolume_id(open_dir(dir, name)?).unwrap_or(0);
+        token.subvolume = ioctl::subvolume(open_dir(dir, name)?).map_or(0, |s| s.id);
     }
     Ok(Some(token))
 }
@@ -137,13 +140,6 @@ fn raw(name: &Path) -> &[u8] {
 
 fn slashed(name: &[u8]) -> PathBuf {
     Path::new("/").join(OsStr::from_bytes(name))
-}
-
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    match path.iter().rposition(|b| *b == b'/') {
-        Some(at) => (&path[..at], &path[at + 1..]),
-        None => (b"", path),
-    }
 }
 
 /// Says beforehand why a snapshot cannot be put in place.
@@ -171,6 +167,11 @@ fn target(part: &Part, mounts: &[Mount]) -> Result<(OwnedFd, PathBuf, bool)> {
         return Ok((place.parent, part.path.clone(), false));
     }
     if place.kind == Kind::Btrfs {
+        if ioctl::subvolume(place.open()?).is_ok_and(|s| s.read_only) {
+            return Err(Error::invalid_state(format!(
+                "the subvolume {shown} is read-only, so it cannot be exchanged; make it writable first"
+            )));
+        }
         let same = |m: &&Mount| {
             let there = || Stat::at(rustix::fs::CWD, m.point.as_os_str().as_bytes()).ok();
             m.kind == MountKind::Real
@@ -419,6 +420,14 @@ impl Change {
                 names.remove(leaf);
                 continue;
             }
+            let nested_path = || part.path.join(OsStr::from_bytes(&nested));
+            let there = self.base(&stage.dir, &name).and_then(|base| below(base, &nested)).at(what)?;
+            if ioctl::subvolume(there).at(what)?.read_only {
+                return Err(Error::invalid_state(format!(
+                    "the subvolume {} is read-only, so it cannot be moved into what is restored; move it elsewhere first",
+                    nested_path().display()
+                )));
+            }
             let place = self.base(&stage.other, &name).and_then(|base| below(base, above));
             let free = place.and_then(|dir| match live::find(&dir, leaf)? {
                 None => Ok(true),
@@ -427,14 +436,16 @@ impl Change {
             if !free.unwrap_or(false) {
                 return Err(Error::invalid_state(format!(
                     "the subvolume {} stays as it is, and has no place in the snapshot; move it elsewhere first",
-                    part.path.join(OsStr::from_bytes(&nested)).display()
+                    nested_path().display()
                 )));
             }
             self.nested.push(slashed(&nested));
         }
         for name in names {
             let (old, new) = (token(&stage.dir, &name).at(what)?, token(&stage.other, &name).at(what)?);
-            self.entries.push(Entry { name: slashed(&name), old, new });
+            let time = |dir: &OwnedFd| Stat::at(dir, &name).map_or((0, 0), |s| (s.mtime.sec, s.mtime.nsec));
+            let (old_time, new_time) = (time(&stage.dir), time(&stage.other));
+            self.entries.push(Entry { name: slashed(&name), old, new, old_time, new_time });
         }
         Ok(())
     }
@@ -536,7 +547,7 @@ impl Entry {
         let (wanted, other) = if forward { (self.new, self.old) } else { (self.old, self.new) };
         let (here, there) = (token(&stage.dir, name).at(what)?, token(&stage.other, name).at(what)?);
         if (here, there) == (wanted, other) {
-            return Ok(());
+            return self.keep_time(stage, forward).at(what);
         }
         if (here, there) != (other, wanted) {
             return Err(Error::failed(format!(
@@ -549,24 +560,45 @@ impl Entry {
             (false, true) => renameat_with(&stage.other, name, &stage.dir, name, RenameFlags::NOREPLACE),
             _ => renameat_with(&stage.dir, name, &stage.other, name, RenameFlags::NOREPLACE),
         };
-        match rename() {
+        let mut locked = Vec::new();
+        let mut renamed = rename();
+        if renamed == Err(Errno::PERM) {
             // Immutable ones are changeable for that moment.
-            Err(Errno::PERM) => {
-                let mut locked = Vec::new();
-                for dir in [&stage.dir, &stage.other] {
-                    let file = live::open_file(dir, name).or_else(|_| open_dir(dir, name));
-                    if let Ok(file) = file {
-                        let flags = live::unlock(&file).at(what)?;
-                        locked.push((file, flags.bits()));
-                    }
+            for dir in [&stage.dir, &stage.other] {
+                if let Ok(file) = live::open_file(dir, name).or_else(|_| open_dir(dir, name)) {
+                    let flags = live::unlock(&file).at(what)?;
+                    locked.push((file, flags.bits()));
                 }
-                let renamed = rename();
-                for (file, flags) in locked {
-                    meta::lock(file, flags).at(what)?;
-                }
-                renamed.at(what)
             }
-            renamed => renamed.at(what),
+            renamed = rename();
+        }
+        let kept = renamed.and_then(|()| self.keep_time(stage, forward));
+        for (file, flags) in locked {
+            meta::lock(file, flags).at(what)?;
+        }
+        kept.at(what)
+    }
+
+    /// Gives what is in place now the time that it had.
+    fn keep_time(&self, stage: &Stage, forward: bool) -> rustix::io::Result<()> {
+        let (wanted, time) = if forward { (self.new, self.new_time) } else { (self.old, self.old_time) };
+        let name = raw(&self.name);
+        let Some(found) = live::find(&stage.dir, name)?.filter(|found| wanted.is_some() && found.is_dir()) else {
+            return Ok(());
+        };
+        if (found.stat.mtime.sec, found.stat.mtime.nsec) == time {
+            return Ok(());
+        }
+        let dir = open_dir(&stage.dir, name)?;
+        match set_mtime(&dir, time) {
+            // It was locked again before its time was set.
+            Err(Errno::PERM) => {
+                let flags = live::unlock(&dir)?;
+                let set = set_mtime(&dir, time);
+                meta::lock(&dir, flags.bits())?;
+                set
+            }
+            set => set,
         }
     }
 }

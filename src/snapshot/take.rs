@@ -52,15 +52,11 @@ impl Taking {
         let mut stores: Vec<(Store, OwnedFd)> = Vec::new();
         let mut places = Vec::new();
         for place in plan(paths)? {
-            let store = Store::make(&place.mount)?;
-            let number = match stores.iter().position(|(s, _)| s.uuid == store.uuid) {
-                Some(number) => number,
-                None => {
-                    let dir = store.begin(marker.uuid)?;
-                    stores.push((store, dir));
-                    stores.len() - 1
-                }
-            };
+            let (store, dir) = Store::begin(&place.mount, marker.uuid)?;
+            let number = stores.iter().position(|(s, _)| s.uuid == store.uuid).unwrap_or(stores.len());
+            if number == stores.len() {
+                stores.push((store, dir));
+            }
             let store = stores.get(number).map(|(s, _)| s.uuid).unwrap_or_default();
             let (path, mount) = (place.path.clone(), place.mount.point.clone());
             marker.parts.push(Part { path, engine: place.kind, atomic: false, mount, store });

@@ -140,7 +140,8 @@ impl Service {
 
     pub(super) fn run_restore_snapshot(&self, job: &Job, progress: &Arc<Progress>) -> Result<Report> {
         let (row, resource) = self.snapshot_of_job(job)?;
-        let units = resource.units.as_slice();
+        let running = self.units_to_hold(&resource.units, Action::Stop)?;
+        let units = running.as_slice();
         let mut swap = Swap::stage(&self.swap_file(job.id), row.uuid, &row.parts, progress)?;
         let done = swap
             .note_units(units)
@@ -172,7 +173,7 @@ impl Service {
             return Err(e);
         }
         let mut result = json!({ "snapshot": row.id, "units_stopped": units.len() });
-        if units.is_empty() {
+        if resource.units.is_empty() {
             result["message"] = "no units were stopped".into();
         }
         if let Err(left) = swap.finish() {
