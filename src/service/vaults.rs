@@ -233,7 +233,8 @@ impl Service {
 
     fn vault_map(&self, row: &VaultRow) -> Result<Map> {
         // Outside of any transaction: a destination may be slow.
-        let used = self.open_vault(row).ok().map(|open| open.vault.stored_size());
+        self.open_promptly(std::slice::from_ref(row));
+        let used = self.vaults.opened(row.id).map(|open| open.vault.stored_size());
         self.catalog.read(|r| {
             let names = row
                 .destinations
