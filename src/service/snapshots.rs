@@ -103,8 +103,7 @@ fn snapshot_map(t: &impl Tables, row: &Snapshot) -> Result<Map> {
     f.opt("size", row.size).opt("size_mb", row.size.map(|s| s.div_ceil(1 << 20))).opt("entries", row.entries);
     f.set("automatic", row.automatic).set("description", row.description.as_str());
     f.time("created_at", Some(row.created_at)).time("completed_at", row.completed_at);
-    let places: Vec<_> =
-        row.parts.iter().enumerate().map(|(i, part)| part_path(&part.mount, row.uuid, i)).collect();
+    let places: Vec<_> = row.parts.iter().enumerate().map(|(i, part)| part_path(&part.mount, row.uuid, i)).collect();
     f.opt("location", (!places.is_empty()).then(|| fields::paths(&places)));
     let message = if row.deleting { Some("it is being deleted") } else { row.message.as_deref() };
     Ok(f.opt("message", message).done())

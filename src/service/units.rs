@@ -34,9 +34,10 @@ impl Service {
     pub(super) fn units_to_hold(&self, units: &[String], action: Action) -> Result<Vec<String>> {
         match (units.first(), action) {
             (None, _) | (_, Action::None) => Ok(Vec::new()),
-            (Some(unit), Action::Freeze) => {
-                Err(not_built(&format!("freezing units such as {unit}"), "give unit_action none, and stop them yourself"))
-            }
+            (Some(unit), Action::Freeze) => Err(not_built(
+                &format!("freezing units such as {unit}"),
+                "give unit_action none, and stop them yourself",
+            )),
             (Some(unit), Action::Stop) => Err(not_built(
                 &format!("stopping units such as {unit}"),
                 "stop them yourself, take units from the resource, and start them afterwards",

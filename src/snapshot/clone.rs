@@ -149,7 +149,8 @@ impl Cloning<'_> {
                 },
             }
         }
-        let want = metadata(&Stat::of(&from).map_err(fail)?, capture::xattrs(&from).map_err(fail)?, capture::flags(&from));
+        let want =
+            metadata(&Stat::of(&from).map_err(fail)?, capture::xattrs(&from).map_err(fail)?, capture::flags(&from));
         times(&from, &to).map_err(fail)?;
         dress(Handle::Open(to.as_fd()), &want, Scope::All).map_err(|e| self.failed(path, e))?;
         Ok(ahead)

@@ -39,8 +39,8 @@ use crate::model::paths;
 pub use crew::Tally;
 pub use place::Place;
 pub use store::{Store, part_path};
-pub use transient::{Transient, View};
 pub use take::{Taking, delete, engines, measure, plan};
+pub use transient::{Transient, View};
 
 /// The format of a marker.
 pub const FORMAT: u32 = 1;

@@ -20,6 +20,12 @@ use crate::source::stat::Type;
 /// `f_type` of btrfs.
 const BTRFS: i128 = 0x9123_683e;
 
+/// File systems whose files never share blocks, so that nothing need be tried on them.
+const NEVER: &[&str] = &[
+    "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "jfs", "ntfs", "ntfs3", "ramfs", "reiserfs",
+    "squashfs", "tmpfs", "udf", "vfat",
+];
+
 /// A path that is there.
 #[derive(Debug)]
 pub struct Place {
@@ -171,7 +177,9 @@ impl Place {
         }
         let cannot = |why: &str| Err(Error::invalid_state(format!("{shown} ({fs}) allows no snapshots: {why}")));
         if self.mount.kind != MountKind::Real {
-            return cannot("its file system is not on this machine's storage; take them where that is, or make a backup");
+            return cannot(
+                "its file system is not on this machine's storage; take them where that is, or make a backup",
+            );
         }
         let vfs = fstatvfs(&self.parent).at(|| format!("cannot look at the file system of {shown}"))?;
         if vfs.f_flag.contains(StatVfsMountFlags::RDONLY) {
@@ -191,6 +199,9 @@ impl Place {
 
     /// Whether the file system clones files, found out with two empty files that never have names.
     fn shares_blocks(&self) -> Result<bool> {
+        if NEVER.contains(&self.mount.fs.as_str()) {
+            return Ok(false);
+        }
         static KNOWN: Mutex<BTreeMap<(u64, (u32, u32), String), bool>> = Mutex::new(BTreeMap::new());
         let key = (self.mount.id, self.found.stat.dev, self.mount.fs.clone());
         if let Some(known) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {

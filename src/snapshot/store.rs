@@ -139,7 +139,8 @@ impl Store {
         })?;
         if live::find(&root, DIR.as_bytes()).at(what)?.is_none() {
             let before = fstat(&root).at(what)?;
-            if mount.fs == "btrfs" { ioctl::create(&root, DIR.as_bytes()) } else { mkdirat(&root, DIR, Mode::RWXU) }.at(what)?;
+            if mount.fs == "btrfs" { ioctl::create(&root, DIR.as_bytes()) } else { mkdirat(&root, DIR, Mode::RWXU) }
+                .at(what)?;
             keep_time(&root, &before).at(what)?;
             fsync(&root).at(what)?;
         }

@@ -454,7 +454,9 @@ impl Change {
     fn find_nested(&self, stage: &Stage, name: &[u8]) -> rustix::io::Result<Vec<Vec<u8>>> {
         let there = if self.whole { open_dir(&stage.dir, name) } else { open_dir(&stage.dir, b".") };
         match there.and_then(ioctl::nested) {
-            Ok(found) => Ok(found.into_iter().filter(|path| self.whole || !is_own(split(path).0) && !is_own(path)).collect()),
+            Ok(found) => {
+                Ok(found.into_iter().filter(|path| self.whole || !is_own(split(path).0) && !is_own(path)).collect())
+            }
             // It is no directory, it is not there, or not on btrfs.
             Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT | Errno::NOTTY | Errno::OPNOTSUPP | Errno::INVAL) => {
                 Ok(Vec::new())

@@ -62,18 +62,20 @@ impl Transient {
     fn view(&mut self, path: &Path, mounts: &[Mount], index: usize) -> Result<View> {
         let shown = path.display();
         let what = || format!("cannot take a snapshot of {shown} to read from");
+        let fs = Place::look(path, mounts)?.map(|place| place.mount.fs);
+        if let Some(fs) = fs.filter(|fs| fs != "btrfs") {
+            return Err(Error::invalid_state(format!(
+                "{shown} ({fs}) allows no snapshots to read from, which keep inode numbers and change times; put it on \
+                 btrfs, or set snapshot to auto"
+            )));
+        }
         let place = Place::check(path, mounts)?;
-        let (subvolume, inner) = match (place.mount.fs.as_str(), place.found.stat.ino) {
-            ("btrfs", SUBVOLUME_ROOT) if place.found.is_dir() => (place.open()?, Vec::new()),
-            ("btrfs", _) => subvolume_of(&place)?.ok_or_else(|| {
+        let (subvolume, inner) = if place.found.is_dir() && place.found.stat.ino == SUBVOLUME_ROOT {
+            (place.open()?, Vec::new())
+        } else {
+            subvolume_of(&place)?.ok_or_else(|| {
                 Error::invalid_state(format!("the subvolume around {shown} cannot be reached through its mount"))
-            })?,
-            (fs, _) => {
-                return Err(Error::invalid_state(format!(
-                    "{shown} ({fs}) allows no snapshots to read from, which keep inode numbers and change times; put it \
-                     on btrfs, or set snapshot to auto"
-                )));
-            }
+            })?
         };
         if place.found.is_dir() {
             let nested = ioctl::nested(place.open()?).at(what)?;

@@ -6,9 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::common::{
-    Daemon, Dice, Disk, Facts, assert_same, everything, heavy, number, random_files, sh, wait_for,
-};
+use crate::common::{Daemon, Dice, Disk, Facts, assert_same, everything, heavy, number, random_files, sh, wait_for};
 use crate::needs_root;
 
 const INVALID: &str = "org.strongroom1.Error.InvalidArgument";
@@ -29,7 +27,10 @@ impl Place {
 
     /// Subvolumes, directories and stages of ours on the disk, beside the store itself.
     fn ours(&self) -> String {
-        sh(self.mount(), "{ ls -A .strongroom 2>/dev/null || true; } | { grep -v -e README -e store.json || true; }; find . -name '.strongroom-*'")
+        sh(
+            self.mount(),
+            "{ ls -A .strongroom 2>/dev/null || true; } | { grep -v -e README -e store.json || true; }; find . -name '.strongroom-*'",
+        )
     }
 }
 
@@ -269,7 +270,10 @@ fn d4_foreign_and_nested_subvolumes_stay() {
     let daemon = Daemon::start();
     for kind in ["subvolume", "btrfs mount"] {
         let place = place(&daemon, kind);
-        sh(&place.path, "mkdir -p in/deep; echo old > in/file; btrfs subvolume create in/deep/nested; btrfs subvolume create top");
+        sh(
+            &place.path,
+            "mkdir -p in/deep; echo old > in/file; btrfs subvolume create in/deep/nested; btrfs subvolume create top",
+        );
         sh(&place.path, "echo 1 > in/deep/nested/x; echo 2 > top/x");
         sh(place.mount(), &format!("btrfs subvolume snapshot -r {}/in/deep/nested foreign", place.path.display()));
         let name = kind.replace(' ', "-");
@@ -286,9 +290,8 @@ fn d4_foreign_and_nested_subvolumes_stay() {
         assert_eq!((read("in/deep/nested/x").as_str(), read("top/x").as_str()), ("3\n", "2\n"), "{kind}");
         assert_eq!(sh(place.mount(), "cat foreign/x"), "1\n");
         // The subvolumes are the same as before, but for the one that was exchanged.
-        let ids = |list: &str| -> Vec<String> {
-            list.lines().filter(|l| !l.ends_with(" data")).map(str::to_owned).collect()
-        };
+        let ids =
+            |list: &str| -> Vec<String> { list.lines().filter(|l| !l.ends_with(" data")).map(str::to_owned).collect() };
         assert_eq!(ids(&before), ids(&list(&place)), "{kind}");
         // One that came since and has no place is no reason to lose it.
         sh(&place.path, "mkdir -p since; btrfs subvolume create since/nested; echo 9 > since/nested/x");
@@ -334,9 +337,8 @@ fn d6_a_snapshot_is_on_the_same_storage_and_shares_it() {
         random_files(&place.path, "f", 10, 8_000_000);
         let name = place.kind.replace(' ', "-");
         daemon.add(&name, &place.path);
-        let used = || -> u64 {
-            sh(place.mount(), "sync -f .; df --output=used -k . | tail -1").trim().parse().unwrap()
-        };
+        let used =
+            || -> u64 { sh(place.mount(), "sync -f .; df --output=used -k . | tail -1").trim().parse().unwrap() };
         let before = used();
         let snapshot = take(daemon, &name, "one");
         let grown = used().saturating_sub(before);
@@ -354,7 +356,8 @@ fn d6_a_snapshot_is_on_the_same_storage_and_shares_it() {
         daemon.work(&format!("RestoreBackup ta{{sv}} {id} 1 confirm b true"));
         assert!(file.exists());
         // Not even what is in it can be named as a resource.
-        let inside = daemon.call(&format!("AddResource sa{{sv}} inside 1 paths as 1 {}", location(&snapshot).display()));
+        let inside =
+            daemon.call(&format!("AddResource sa{{sv}} inside 1 paths as 1 {}", location(&snapshot).display()));
         assert_eq!(inside.unwrap_err().name, INVALID);
     });
 }
@@ -369,7 +372,8 @@ fn d7_what_is_atomic_is_of_one_moment() {
         daemon.add(&name, &place.path);
         // One writer counts in two files, in turn.
         let script = "i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i > a/n.new; mv a/n.new a/n; echo $i > z/n.new; mv z/n.new z/n; done";
-        let mut writer = std::process::Command::new("bash").args(["-c", script]).current_dir(&place.path).spawn().unwrap();
+        let mut writer =
+            std::process::Command::new("bash").args(["-c", script]).current_dir(&place.path).spawn().unwrap();
         wait_for("the writer writes", Duration::from_secs(20), || place.path.join("z/n").exists());
         for n in 0..4 {
             let made = daemon.ok(&format!("CreateSnapshot ssa{{sv}} {name} n{n} 0"));
@@ -422,7 +426,10 @@ fn what_cannot_be_snapshotted_is_refused_with_the_reason() {
     let tmpfs = Disk::mounted("-t tmpfs none", &daemon.path("tmpfs"));
     let plain = Disk::new("xfs -m reflink=0", 320, &daemon.path("plain"));
     let place = place(&daemon, "btrfs directory");
-    sh(&place.path, "mkdir mnt sub; btrfs subvolume create sub/nested; mkdir ../other ../third; ln -s data ../link; mkdir ../other/in");
+    sh(
+        &place.path,
+        "mkdir mnt sub; btrfs subvolume create sub/nested; mkdir ../other ../third; ln -s data ../link; mkdir ../other/in",
+    );
     let _beneath = Disk::mounted("-t tmpfs none", &place.mount().join("third/mnt"));
     for (name, path, why) in [
         ("ext4", ext4.path.clone(), "put it on btrfs"),
@@ -454,7 +461,11 @@ fn traps_that_users_set_lead_nowhere() {
     sh(&place.path, "echo mine > file; chown -R 1234 .");
     daemon.add("web", &place.path);
     // Where the snapshots would be.
-    for trap in [format!("ln -s {shown} .strongroom"), "mkdir .strongroom; chown 1234 .strongroom".into(), "touch .strongroom".into()] {
+    for trap in [
+        format!("ln -s {shown} .strongroom"),
+        "mkdir .strongroom; chown 1234 .strongroom".into(),
+        "touch .strongroom".into(),
+    ] {
         sh(place.mount(), &trap);
         let made = daemon.ok("CreateSnapshot ssa{sv} web one 0");
         let job = daemon.wait(number(&made["job"]));
@@ -586,7 +597,13 @@ fn killed(kind: &'static str, seed: u64) {
         if kind.starts_with("btrfs") || kind == "subvolume" {
             // The store itself, and of each subvolume that is snapshotted one more.
             let count = sh(place.mount(), "btrfs subvolume list . | wc -l");
-            let expected = if kind == "subvolume" { 3 } else if kind == "btrfs mount" { 2 } else { 1 };
+            let expected = if kind == "subvolume" {
+                3
+            } else if kind == "btrfs mount" {
+                2
+            } else {
+                1
+            };
             assert_eq!(count.trim(), expected.to_string(), "{moment}: {}", sh(place.mount(), "btrfs subvolume list ."));
         }
     }
@@ -629,14 +646,18 @@ fn a_backup_on_btrfs_is_of_one_moment_and_leaves_nothing() {
     let mut daemon = Daemon::start();
     for kind in ["subvolume", "btrfs mount", "btrfs directory"] {
         let place = place(&daemon, kind);
-        sh(&place.path, "mkdir -p a m z still; cd m; for d in $(seq 20); do mkdir $d; (cd $d; seq 200 | xargs touch); done");
+        sh(
+            &place.path,
+            "mkdir -p a m z still; cd m; for d in $(seq 20); do mkdir $d; (cd $d; seq 200 | xargs touch); done",
+        );
         random_files(&place.path.join("still"), "f", 15, 4_000_000);
         // Old enough that a backup need not read it again.
         std::thread::sleep(Duration::from_millis(2500));
         let name = kind.replace(' ', "-");
         daemon.ok(&format!("AddResource sa{{sv}} {name} 2 paths as 1 {} snapshot s required", place.path.display()));
         let script = "i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i > a/n.new; mv a/n.new a/n; echo $i > z/n.new; mv z/n.new z/n; done";
-        let mut writer = std::process::Command::new("bash").args(["-c", script]).current_dir(&place.path).spawn().unwrap();
+        let mut writer =
+            std::process::Command::new("bash").args(["-c", script]).current_dir(&place.path).spawn().unwrap();
         wait_for("the writer writes", Duration::from_secs(20), || place.path.join("z/n").exists());
         let backup = daemon.back_up(&name);
         let job = daemon.ok(&format!("GetJob t {}", number(&backup["job"])));
@@ -678,7 +699,9 @@ fn a_required_snapshot_that_cannot_be_fails_the_backup_by_name() {
     let daemon = Daemon::start();
     let (xfs, btrfs) = (place(&daemon, "xfs directory"), place(&daemon, "subvolume"));
     sh(&btrfs.path, "btrfs subvolume create nested; echo 1 > nested/x");
-    for (name, place, why) in [("xfs", &xfs, "put it on btrfs"), ("nested", &btrfs, "has the subvolume \"nested\" in it")] {
+    for (name, place, why) in
+        [("xfs", &xfs, "put it on btrfs"), ("nested", &btrfs, "has the subvolume \"nested\" in it")]
+    {
         let path = place.path.display();
         daemon.ok(&format!("AddResource sa{{sv}} {name} 2 paths as 1 {path} snapshot s required"));
         let (id, job) = daemon.begin(name);
@@ -713,11 +736,20 @@ fn figures() {
     };
     time("sub", "empty");
     for (name, count) in [("1k", 1_000), ("20k", 19_000)] {
-        sh(&subvolume.path, &format!("mkdir {name}; cd {name}; for d in $(seq {}); do mkdir $d; for i in $(seq 100); do echo $d.$i > $d/$i; done; done", count / 100));
+        sh(
+            &subvolume.path,
+            &format!(
+                "mkdir {name}; cd {name}; for d in $(seq {}); do mkdir $d; for i in $(seq 100); do echo $d.$i > $d/$i; done; done; sync -f .",
+                count / 100
+            ),
+        );
         time("sub", name);
     }
     let disk = Disk::new("xfs", 2_000, &daemon.path("many"));
-    sh(&disk.path, "mkdir data; cd data; for d in $(seq 1000); do mkdir $d; for i in $(seq 100); do echo $d.$i > $d/$i; done; done; sync -f .");
+    sh(
+        &disk.path,
+        "mkdir data; cd data; for d in $(seq 1000); do mkdir $d; for i in $(seq 100); do echo $d.$i > $d/$i; done; done; sync -f .",
+    );
     daemon.add("many", &disk.path.join("data"));
     for turn in 1..=2 {
         let start = Instant::now();

@@ -151,12 +151,8 @@ fn a_bad_sector_of_the_destination_is_damage_and_not_a_destination_that_failed()
     let job = number(&daemon.ok("VerifyVault sa{sv} usb 1 read_data b true"));
     let ended = daemon.wait(job);
     assert_eq!(ended["error_name"], "org.strongroom1.Error.Damaged", "{ended}");
-    let damaged: Vec<u64> = ended["result"]["damaged_backups"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|b| b["id"].as_u64().unwrap())
-        .collect();
+    let damaged: Vec<u64> =
+        ended["result"]["damaged_backups"].as_array().unwrap().iter().map(|b| b["id"].as_u64().unwrap()).collect();
     assert_eq!(damaged, [first, second], "{ended}");
     assert!(ended["result"].to_string().contains("/lost"), "the file is named: {ended}");
     // What the source still has is stored again, and with it both are whole.
