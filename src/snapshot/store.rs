@@ -139,8 +139,11 @@ impl Store {
         })?;
         if live::find(&root, DIR.as_bytes()).at(what)?.is_none() {
             let before = fstat(&root).at(what)?;
-            if mount.fs == "btrfs" { ioctl::create(&root, DIR.as_bytes()) } else { mkdirat(&root, DIR, Mode::RWXU) }
-                .at(what)?;
+            let made = match mount.fs.as_str() {
+                "btrfs" => ioctl::create(&root, DIR.as_bytes()),
+                _ => mkdirat(&root, DIR, Mode::RWXU),
+            };
+            made.at(what)?;
             keep_time(&root, &before).at(what)?;
             fsync(&root).at(what)?;
         }
@@ -160,7 +163,7 @@ impl Store {
         }
         // Just made, by us or by a daemon that was killed: nothing is in it yet.
         let ours = fstat(&dir).at(what)?.st_uid == rustix::process::geteuid().as_raw();
-        if !ours || !live::names(&dir).at(what)?.iter().all(is_inventory) {
+        if !ours || !live::names(&dir).at(what)?.iter().all(|name| is_inventory(name)) {
             return Err(foreign());
         }
         fchmod(&dir, Mode::RWXU).at(what)?;
@@ -245,7 +248,7 @@ impl Store {
     /// Removes the store itself once nothing is in it.
     fn tidy(&self) -> rustix::io::Result<()> {
         let _alone = changing();
-        if !live::names(&self.dir)?.iter().all(is_inventory) {
+        if !live::names(&self.dir)?.iter().all(|name| is_inventory(name)) {
             return Ok(());
         }
         let before = fstat(&self.root)?;
@@ -257,7 +260,7 @@ impl Store {
 }
 
 /// Whether a name in a store is none of a snapshot.
-fn is_inventory(name: &Vec<u8>) -> bool {
+fn is_inventory(name: &[u8]) -> bool {
     name.starts_with(README.as_bytes()) || name.starts_with(SELF.as_bytes())
 }
 

@@ -277,7 +277,17 @@ impl Entry {
         for (file, flags) in locked {
             meta::lock(file, flags).at(what)?;
         }
-        kept.at(what)
+        kept.at(what)?;
+        // Who may rename there may have done so in that very moment, to have us remove something else.
+        if token(&stage.other, name).at(what)? == other {
+            return Ok(());
+        }
+        let undone = match (here.is_some(), there.is_some()) {
+            (true, false) => renameat_with(&stage.other, name, &stage.dir, name, RenameFlags::NOREPLACE),
+            _ => rename(),
+        };
+        undone.at(what)?;
+        Err(Error::failed(format!("somebody exchanged {:?} while it was restored", String::from_utf8_lossy(name))))
     }
 
     /// Gives what is in place now the time that it had.
