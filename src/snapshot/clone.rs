@@ -263,7 +263,7 @@ fn regular(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8]) -> std::io
     let flags = capture::flags(&file);
     let (now, early) = (ioctl_getflags(&copy).unwrap_or(IFlags::empty()), IFlags::from_bits_retain(flags) & EARLY);
     if now & EARLY != early {
-        ioctl_setflags(&copy, now - EARLY | early)?;
+        ioctl_setflags(&copy, (now - EARLY) | early)?;
     }
     for attempt in 1.. {
         if stat.size > 0 {
