@@ -173,7 +173,7 @@ impl Catalog {
 
 /// What the rows are indexed by. Raise it with every change of a [`Row::keys`]: the catalog of an
 /// earlier version is indexed again when it is opened.
-const INDEXES: &[u8] = b"4";
+const INDEXES: &[u8] = b"5";
 
 fn index_again(w: &Writer) -> Result<()> {
     const KEY: &str = "indexes";
@@ -188,6 +188,8 @@ fn index_again(w: &Writer) -> Result<()> {
     w.index_again::<Backup>()?;
     w.index_again::<Job>()?;
     w.index_again::<Schedule>()?;
+    w.index_again::<TaskRow>()?;
+    w.index_again::<Checkpoint>()?;
     w.index_again::<Snapshot>()?;
     w.set_meta(KEY, INDEXES)
 }
