@@ -111,7 +111,8 @@ impl Service {
         progress.check()?;
         let (marker, tally) = taking.publish()?;
         let mut message = Vec::new();
-        for part in marker.parts.iter().filter(|part| !part.atomic && resource.units.is_empty()) {
+        let holds = action != Action::None && !resource.units.is_empty();
+        for part in marker.parts.iter().filter(|part| !part.atomic && !holds) {
             message.push(format!("the files of {} are not all of one moment", part.path.display()));
         }
         if !left_out.is_empty() {
