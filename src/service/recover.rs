@@ -144,6 +144,9 @@ impl Service {
             self.tell_failure(job.id);
         }
         self.finish_deletions()?;
+        if let Err(e) = crate::snapshot::sweep() {
+            tracing::warn!("empty places of snapshots could not be looked for: {e}");
+        }
         // What only waits for others is as far as they are.
         for job in open.iter().filter(|j| j.task.parts().is_some()) {
             self.settle(job.id);

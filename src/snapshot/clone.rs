@@ -174,7 +174,7 @@ impl Cloning<'_> {
         let mut bytes = 0;
         match stat.kind {
             Type::Directory => mkdirat(to, name, Mode::RWXU)?,
-            Type::File if stat.nlink > 1 => bytes = self.linked(from, to, name, at, &stat)?,
+            _ if stat.nlink > 1 => bytes = self.linked(from, to, name, at, &stat)?,
             Type::File => {
                 let (stat, flags) = regular(from, name, to, name)?;
                 set_locks(to, name, flags)?;
@@ -188,7 +188,7 @@ impl Cloning<'_> {
         Ok(is_dir)
     }
 
-    /// One of several names of a file: the first is cloned, the others are linked to it.
+    /// One of several names of an inode: the first is cloned, the others are linked to it.
     fn linked(&self, from: &OwnedFd, to: &OwnedFd, name: &[u8], at: &[u8], stat: &Stat) -> std::io::Result<u64> {
         let shard = usize::try_from(stat.ino % SHARDS as u64).unwrap_or(0);
         let Some(shard) = self.firsts.get(shard) else { return Ok(0) };
@@ -203,7 +203,10 @@ impl Cloning<'_> {
             }
             return Ok(0);
         }
-        let (now, flags) = regular(from, name, to, name)?;
+        let (now, flags) = match stat.kind {
+            Type::File => regular(from, name, to, name)?,
+            _ => special(from, name, to, name, stat).map(|()| (Stat { blocks: 0, ..*stat }, 0))?,
+        };
         if now.ino != stat.ino {
             // Somebody exchanged it since it was looked at: a file of its own.
             set_locks(to, name, flags)?;

@@ -38,7 +38,7 @@ use crate::model::paths;
 
 pub use crew::Tally;
 pub use place::Place;
-pub use store::{Store, part_path};
+pub use store::{Store, part_path, sweep};
 pub use take::{Taking, delete, engines, measure, plan};
 pub use transient::{Transient, View};
 

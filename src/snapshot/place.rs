@@ -26,6 +26,9 @@ const NEVER: &[&str] = &[
     "squashfs", "tmpfs", "udf", "vfat",
 ];
 
+/// A mounted file system: the mount's id, the device, the type.
+type FileSystem = (u64, (u32, u32), String);
+
 /// A path that is there.
 #[derive(Debug)]
 pub struct Place {
@@ -202,7 +205,7 @@ impl Place {
         if NEVER.contains(&self.mount.fs.as_str()) {
             return Ok(false);
         }
-        static KNOWN: Mutex<BTreeMap<(u64, (u32, u32), String), bool>> = Mutex::new(BTreeMap::new());
+        static KNOWN: Mutex<BTreeMap<FileSystem, bool>> = Mutex::new(BTreeMap::new());
         let key = (self.mount.id, self.found.stat.dev, self.mount.fs.clone());
         if let Some(known) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(*known);

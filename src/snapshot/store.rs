@@ -25,7 +25,7 @@ use crate::model::{Error, IoContext, Result};
 use crate::restore::dir::open_dir;
 use crate::restore::live;
 use crate::source::Stat;
-use crate::source::mounts::{Mount, MountKind};
+use crate::source::mounts::{self, Mount, MountKind};
 
 /// The directory's name.
 pub const DIR: &str = ".strongroom";
@@ -248,15 +248,34 @@ impl Store {
     /// Removes the store itself once nothing is in it.
     fn tidy(&self) -> rustix::io::Result<()> {
         let _alone = changing();
-        if !live::names(&self.dir)?.iter().all(|name| is_inventory(name)) {
-            return Ok(());
-        }
-        let before = fstat(&self.root)?;
-        // Without its identity it is nobody's, whatever is left of it.
-        unlinkat(&self.dir, SELF, AtFlags::empty())?;
-        remove::all(&self.root, DIR.as_bytes())?;
-        keep_time(&self.root, &before)
+        remove_empty(&self.root, &self.dir)
     }
+}
+
+/// Removes what a daemon that was killed left of stores that have nothing in them.
+pub fn sweep() -> Result<()> {
+    let _alone = changing();
+    for mount in mounts::all()?.iter().filter(|m| m.kind == MountKind::Real && !m.fs.starts_with("fuse")) {
+        let Ok(Some(root)) = Store::root(mount) else { continue };
+        let Ok(dir) = open_dir(&root, DIR.as_bytes()) else { continue };
+        let swept = fstat(&dir).and_then(|stat| {
+            let ours = stat.st_uid == rustix::process::geteuid().as_raw();
+            if ours { remove_empty(&root, &dir) } else { Ok(()) }
+        });
+        if let Err(e) = swept {
+            tracing::warn!("{} is empty and cannot be removed: {e}", mount.point.join(DIR).display());
+        }
+    }
+    Ok(())
+}
+
+fn remove_empty(root: &OwnedFd, dir: &OwnedFd) -> rustix::io::Result<()> {
+    if !live::names(dir)?.iter().all(|name| is_inventory(name)) {
+        return Ok(());
+    }
+    let before = fstat(root)?;
+    remove::all(root, DIR.as_bytes())?;
+    keep_time(root, &before)
 }
 
 /// Whether a name in a store is none of a snapshot.
