@@ -21,6 +21,7 @@ const FIELDS: &[&str] = &[
     "uuid",
     "job",
     "server",
+    "project",
     "project_id",
     "machine",
     "vault",

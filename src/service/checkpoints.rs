@@ -20,7 +20,7 @@ use crate::catalog::{
 use crate::jobs::{Lane, Ticket};
 use crate::model::{Args, Error, ErrorKind, Map, Result, Value};
 
-const FIELDS: &[&str] = &["id", "job", "project_id", "status", "created_at", "vault", "message"];
+const FIELDS: &[&str] = &["id", "job", "project_id", "status", "created_at", "vault", "extra_info", "message"];
 const GIB: u64 = 1 << 30;
 
 impl Service {

@@ -31,6 +31,10 @@ const FIELDS: &[&str] = &[
     "resource",
     "backup",
     "vault",
+    "task",
+    "snapshot",
+    "current_item",
+    "result",
 ];
 const KINDS: &[&str] = &[
     "backup",

@@ -25,11 +25,13 @@ const FIELDS: &[&str] = &[
     "status",
     "size",
     "size_mb",
+    "entries",
     "engine",
     "automatic",
     "created_at",
     "completed_at",
     "description",
+    "location",
     "message",
 ];
 

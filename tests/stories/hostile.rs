@@ -7,11 +7,13 @@ use std::sync::Arc;
 use zbus::wire::{Array, Dict, Fd, Signature, StructureBuilder, Variant};
 use zbus::{Connection, DBusError, Error};
 
+use crate::common::pass::{dict, export_into};
 use crate::common::{Daemon, Dice, sh};
 use crate::needs_root;
 
 const ROOT: &str = "/org/strongroom1";
 const MANAGER: &str = "org.strongroom1.Manager";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// Calls with something wrong in them, and calls that may be right by chance.
 const FLAWED: usize = 9_000;
 const WILD: usize = 1_000;
@@ -32,15 +34,19 @@ const STANDARD: &[&str] = &[
 
 /// A method as introspection lists it.
 #[derive(Debug, Clone)]
-struct Method {
-    object: String,
-    interface: String,
-    name: String,
+pub struct Method {
+    pub object: String,
+    pub interface: String,
+    pub name: String,
     /// Signatures of what goes in.
-    inputs: Vec<String>,
+    pub inputs: Vec<String>,
 }
 
 impl Method {
+    fn full_name(&self) -> String {
+        format!("{}.{}", self.interface, self.name)
+    }
+
     fn reads(&self) -> bool {
         self.name.starts_with("Get")
             || self.name.starts_with("List")
@@ -59,7 +65,7 @@ fn attribute<'a>(tag: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The methods of one interface at an object, and the keys that their comments name.
-fn introspect(daemon: &Daemon, object: &str, wanted: &str) -> (Vec<Method>, BTreeSet<String>) {
+pub fn introspect(daemon: &Daemon, object: &str, wanted: &str) -> (Vec<Method>, BTreeSet<String>) {
     let xml = daemon.object(object, "org.freedesktop.DBus.Introspectable", "Introspect", &[]).unwrap();
     let (mut methods, mut keys) = (Vec::<Method>::new(), BTreeSet::new());
     let (mut interface, mut within) = (String::new(), false);
@@ -147,14 +153,6 @@ fn strings(list: Vec<String>) -> Variant<'static> {
     Variant::from(list)
 }
 
-fn dict(pairs: Vec<(String, Variant<'static>)>) -> Variant<'static> {
-    let mut dict = Dict::new(&Signature::Str, &Signature::Variant);
-    for (key, value) in pairs {
-        dict.append(Variant::from(key), Variant::Variant(Box::new(value))).unwrap();
-    }
-    Variant::Dict(dict)
-}
-
 /// A value of any type that no key takes.
 fn bad_value(dice: &mut Dice) -> Variant<'static> {
     match number(dice, 7) {
@@ -210,6 +208,7 @@ fn argument(dice: &mut Dice, stock: &Stock, signature: &str, wild: bool) -> Vari
         "t" => Variant::U64(if wild { number(dice, 6) as u64 } else { 1 }),
         "as" if wild => strings((0..number(dice, 4)).map(|_| any_text(dice, stock)).collect()),
         "as" => strings(vec!["web".into()]),
+        "v" => Variant::Variant(Box::new(any_value(dice, stock, 0))),
         _ if wild => {
             let pairs = (0..number(dice, 6)).map(|_| (any_key(dice, stock), any_value(dice, stock, 0)));
             dict(pairs.collect::<BTreeMap<_, _>>().into_iter().collect())
@@ -291,7 +290,8 @@ fn complaint(name: &str, words: &str) -> Option<String> {
 
 #[derive(Default)]
 struct Tally {
-    refused: usize,
+    /// How often each method refused a call.
+    refused: BTreeMap<String, usize>,
     /// Methods that went through though they change something.
     changed: BTreeMap<String, usize>,
     complaints: Vec<String>,
@@ -325,7 +325,7 @@ async fn throw(daemon: &Daemon, stock: &Arc<Stock>, seed: u64, count: usize, wil
                         }
                     }
                     Err((name, words)) => {
-                        tally.refused += 1;
+                        *tally.refused.entry(method.full_name()).or_default() += 1;
                         tally.complaints.extend(complaint(&name, &words).map(|c| format!("call {i}, {shown}: {c}")));
                     }
                 }
@@ -336,10 +336,11 @@ async fn throw(daemon: &Daemon, stock: &Arc<Stock>, seed: u64, count: usize, wil
     let mut all = Tally::default();
     while let Some(tally) = workers.join_next().await {
         let tally = tally.unwrap();
-        all.refused += tally.refused;
         all.complaints.extend(tally.complaints);
-        for (name, count) in tally.changed {
-            *all.changed.entry(name).or_default() += count;
+        for (sum, part) in [(&mut all.changed, tally.changed), (&mut all.refused, tally.refused)] {
+            for (name, count) in part {
+                *sum.entry(name).or_default() += count;
+            }
         }
     }
     all
@@ -367,31 +368,33 @@ fn ten_thousand_hostile_calls() {
     sh(&daemon.source(), "echo one > file; head -c 1000000 /dev/urandom > more");
     daemon.add("web", &daemon.source());
     daemon.back_up("web");
+    // One of everything, so that a call is refused for what is wrong with it, not for want of a thing.
+    daemon.call_with("SetSchedule", &["sa{sv}", "web", "1", "cron", "s", "0 2 1 1 *"]).unwrap();
+    daemon.work_of(&daemon.ok("CreateCheckpoint sa{sv} main 0"));
+    daemon.ok(&format!(
+        "CreateTask a{{sv}} 3 name s web store_location s {} content a{{sv}} 1 common_data b true",
+        daemon.path("copies").display()
+    ));
+    daemon.settle();
     // A job that goes on for as long as nobody reads: an export into a full pipe.
     let pipe = daemon.path("pipe");
     sh(daemon.dir(), "mkfifo pipe; mkdir place");
     let _reader = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
     let writer = std::fs::File::options().read(true).write(true).open(&pipe).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let job: String = runtime.block_on(async {
-        let bus = zbus::connection::Builder::address(daemon.address()).build().await.unwrap();
-        let body = StructureBuilder::new()
-            .append_field(Variant::U64(1))
-            .append_field(dict(vec![("fd".into(), Variant::Fd(Fd::from(std::os::fd::OwnedFd::from(writer))))]));
-        let reply =
-            bus.call_method(Some("org.strongroom1"), ROOT, Some(MANAGER), "ExportBackup", &body.build().unwrap()).await;
-        let path: zbus::wire::OwnedObjectPath = reply.unwrap().body().deserialize().unwrap();
-        path.as_str().to_owned()
-    });
-    let id = job.rsplit('/').next().unwrap().parse().unwrap();
+    let id = export_into(&daemon, 1, "tar", writer.into());
+    let job = format!("/org/strongroom1/job/{id}");
     daemon.wait_running(id);
 
     let (mut methods, mut keys) = introspect(&daemon, ROOT, MANAGER);
-    let (of_jobs, more) = introspect(&daemon, &job, "org.strongroom1.Job");
-    methods.extend(of_jobs);
-    keys.extend(more);
+    for (object, interface) in [(job.as_str(), "org.strongroom1.Job"), (ROOT, PROPERTIES)] {
+        let (others, more) = introspect(&daemon, object, interface);
+        assert!(!others.is_empty(), "{interface}");
+        methods.extend(others);
+        keys.extend(more);
+    }
     keys.remove("fd");
-    assert!(methods.len() > 40 && keys.len() > 30, "{methods:?} {keys:?}");
+    assert!(methods.len() > 70 && keys.len() > 60, "{methods:?} {keys:?}");
     let place = daemon.path("place").display().to_string();
     let stock = Arc::new(Stock { methods, keys: keys.into_iter().collect(), place });
 
@@ -406,7 +409,13 @@ fn ten_thousand_hostile_calls() {
         wrong.len(),
         wrong[..wrong.len().min(20)].join("\n")
     );
-    assert!(tally.refused > FLAWED * 9 / 10, "{} refused", tally.refused);
+    let refused: usize = tally.refused.values().sum();
+    assert!(refused > FLAWED * 9 / 10, "{refused} refused");
+    let share = FLAWED / stock.methods.len();
+    for name in stock.methods.iter().map(Method::full_name) {
+        let times = tally.refused.get(&name).copied().unwrap_or_default();
+        assert!(times >= share * 2 / 3, "{name} refused {times} of {share} calls");
+    }
     assert_eq!(daemon.catalog(), before, "refused calls changed the catalog");
     assert_eq!(daemon.ok(&format!("GetJob t {id}"))["state"], "running");
     daemon.assert_well();

@@ -4,12 +4,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::common::{Daemon, Disk, eventually, sh, wait_for};
+use crate::common::{Daemon, Disk, eventually, number, sh, wait_for};
 use crate::needs_root;
 
 /// A daemon whose vault `slow` lies on a disk of its own, which can be frozen: work on it then
 /// goes on for as long as the story wants. Resources `a`, `b` and `c` go there.
-fn with_slow_vault() -> (Daemon, Disk) {
+pub fn with_slow_vault() -> (Daemon, Disk) {
     let daemon = Daemon::start();
     let disk = Disk::new("ext4", 400, &daemon.path("disk"));
     daemon.ok(&format!("AddDestination ssa{{sv}} slow local 1 directory s {}/vault", disk.path.display()));
@@ -26,13 +26,19 @@ fn state(daemon: &Daemon, job: u64) -> String {
 }
 
 #[test]
-fn one_backup_runs_and_the_others_wait() {
-    needs_root!("one_backup_runs_and_the_others_wait");
+fn a11_one_backup_or_restore_runs_and_the_others_wait() {
+    needs_root!("a11_one_backup_or_restore_runs_and_the_others_wait");
     let (daemon, disk) = with_slow_vault();
+    sh(daemon.dir(), "mkdir other; echo x > other/x");
+    daemon.add("quick", &daemon.path("other"));
+    let quick = daemon.back_up("quick")["id"].as_u64().unwrap();
     disk.freeze();
     let jobs = ["a", "b", "c"].map(|name| daemon.begin(name));
     daemon.wait_running(jobs[0].1);
-    let states = jobs.map(|(_, job)| state(&daemon, job));
+    let target = daemon.path("target");
+    let restore = number(&daemon.ok(&format!("RestoreBackup ta{{sv}} {quick} 1 target s {}", target.display())));
+    let states = [jobs[0].1, jobs[1].1, jobs[2].1, restore].map(|job| state(&daemon, job));
+    let idle = !target.exists();
     let property = |name| {
         let words = ["ss", "org.strongroom1.Manager", name];
         daemon.object("/org/strongroom1", "org.freedesktop.DBus.Properties", "Get", &words).unwrap()
@@ -42,15 +48,18 @@ fn one_backup_runs_and_the_others_wait() {
     daemon.ok(&format!("CancelJob ta{{sv}} {} 0", jobs[1].1));
     let cancelled = state(&daemon, jobs[1].1);
     disk.thaw();
-    assert_eq!(states, ["running", "pending", "pending"]);
-    assert_eq!(counts, (1.into(), 2.into()));
+    assert_eq!(states, ["running", "pending", "pending", "pending"]);
+    assert_eq!(counts, (1.into(), 3.into()));
+    assert!(idle, "a restore waits for a backup, though it could be done at once");
     assert_eq!(in_progress[0], 3);
     assert_eq!(cancelled, "cancelled");
     assert_eq!(daemon.ok(&format!("GetBackup t {}", jobs[1].0))["status"], "cancelled");
-    for job in [jobs[0].1, jobs[2].1] {
+    for job in [jobs[0].1, jobs[2].1, restore] {
         assert_eq!(daemon.wait(job)["state"], "completed");
     }
-    assert_eq!(daemon.completed(), [jobs[0].0, jobs[2].0]);
+    assert_eq!(daemon.completed(), [quick, jobs[0].0, jobs[2].0]);
+    assert_eq!(sh(&disk.path, "ls vault/backups | wc -l"), "2\n", "the cancelled one left nothing");
+    sh(daemon.dir(), "cmp other/x target$PWD/other/x");
     let failure = daemon.call(&format!("CancelJob ta{{sv}} {} 0", jobs[1].1)).unwrap_err();
     assert_eq!(failure.name, "org.strongroom1.Error.InvalidState");
 }

@@ -19,6 +19,9 @@ pub struct Failure {
     pub message: String,
 }
 
+/// Runs a program as somebody without any rights, whom the bus can look up (it refuses who is in no list).
+const STRANGER: &[&str] = &["setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"];
+
 pub struct Bus {
     pub address: String,
     child: Child,
@@ -31,19 +34,26 @@ pub fn tied(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// Writes what a bus at `bus` in a directory is started with, and gives its address. Everybody may connect:
+/// whom the daemon serves is for it to say.
+pub fn write_configuration(dir: &Path) -> String {
+    let address = format!("unix:path={}/bus", dir.display());
+    let text = format!(
+        "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\"\n \
+         \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\n\
+         <busconfig><type>session</type><listen>{address}</listen><auth>EXTERNAL</auth>\n\
+         <policy context=\"default\"><allow user=\"*\"/><allow send_destination=\"*\" eavesdrop=\"true\"/>\n\
+         <allow eavesdrop=\"true\"/><allow own=\"*\"/></policy></busconfig>\n"
+    );
+    std::fs::write(dir.join("bus.conf"), text).unwrap();
+    address
+}
+
 impl Bus {
     pub fn start(dir: &Path) -> Self {
         let socket: PathBuf = dir.join("bus");
-        let address = format!("unix:path={}", socket.display());
+        let address = write_configuration(dir);
         let configuration = dir.join("bus.conf");
-        let text = format!(
-            "<!DOCTYPE busconfig PUBLIC \"-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN\"\n \
-             \"http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd\">\n\
-             <busconfig><type>session</type><listen>{address}</listen><auth>EXTERNAL</auth>\n\
-             <policy context=\"default\"><allow send_destination=\"*\" eavesdrop=\"true\"/>\n\
-             <allow eavesdrop=\"true\"/><allow own=\"*\"/></policy></busconfig>\n"
-        );
-        std::fs::write(&configuration, text).unwrap();
         let child = tied("dbus-daemon")
             .args(["--nofork", "--nopidfile"])
             .arg(format!("--config-file={}", configuration.display()))
@@ -64,16 +74,32 @@ impl Bus {
         method: &str,
         words: &[S],
     ) -> Result<Reply, Failure> {
+        self.call_through(&[], object, interface, method, words)
+    }
+
+    /// The same by a user without any rights.
+    pub fn call_as_stranger<S: AsRef<str>>(
+        &self,
+        object: &str,
+        interface: &str,
+        method: &str,
+        words: &[S],
+    ) -> Result<Reply, Failure> {
+        self.call_through(STRANGER, object, interface, method, words)
+    }
+
+    fn call_through<S: AsRef<str>>(
+        &self,
+        through: &[&str],
+        object: &str,
+        interface: &str,
+        method: &str,
+        words: &[S],
+    ) -> Result<Reply, Failure> {
         let output = Command::new("timeout")
-            .args([
-                "60",
-                "busctl",
-                "--json=short",
-                "--timeout=55",
-                &format!("--address={}", self.address),
-                "call",
-                "--",
-            ])
+            .arg("60")
+            .args(through)
+            .args(["busctl", "--json=short", "--timeout=55", &format!("--address={}", self.address), "call", "--"])
             .args(["org.strongroom1", object, interface, method])
             .args(words.iter().map(AsRef::as_ref))
             // So that it tells the error's name as well.
@@ -94,13 +120,16 @@ impl Bus {
             });
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        let name = said
+        let error = said
             .lines()
-            .filter(|l| l.starts_with("Got message type=error"))
-            .filter_map(|l| l.split(" error-name=").nth(1)?.split(' ').next())
-            .next_back()
-            .unwrap_or_else(|| panic!("{method}: no answer, but {}: {said}", output.status));
+            .rfind(|l| l.starts_with("Got message type=error"))
+            .and_then(|l| l.split_once(" error-name="))
+            .unwrap_or_else(|| panic!("{method}: no answer, but {}: {said}", output.status))
+            .1;
+        let (name, words) = error.split_once(" error-message=").unwrap_or((error, ""));
         let message = said.lines().find_map(|l| l.strip_prefix("Call failed: ")).unwrap_or_default();
+        // Of errors that the system knows busctl says no more than what the system calls them.
+        let message = if message == "Access denied" { words } else { message };
         Err(Failure { name: name.into(), message: message.into() })
     }
 }

@@ -12,8 +12,8 @@ use super::bus::{Bus, Failure, Reply, tied};
 use super::disk;
 use super::tools::{sh, wait_for};
 
-const MANAGER: &str = "org.strongroom1.Manager";
-const ROOT: &str = "/org/strongroom1";
+pub const MANAGER: &str = "org.strongroom1.Manager";
+pub const ROOT: &str = "/org/strongroom1";
 /// How long one piece of work may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(400);
 
@@ -158,13 +158,19 @@ impl Daemon {
     /// Calls a method of the Manager. The words of the line are its name, the signature and the
     /// arguments; `''` is an empty one.
     pub fn call(&self, line: &str) -> Result<Reply, Failure> {
-        let words: Vec<&str> = line.split_whitespace().map(|w| if w == "''" { "" } else { w }).collect();
+        let words = split(line);
         self.call_with(words[0], &words[1..])
     }
 
     /// The same for arguments with spaces in them.
     pub fn call_with<S: AsRef<str>>(&self, method: &str, words: &[S]) -> Result<Reply, Failure> {
         self.bus.call(ROOT, MANAGER, method, words)
+    }
+
+    /// A call by a user without any rights.
+    pub fn call_as_stranger(&self, line: &str) -> Result<Reply, Failure> {
+        let words = split(line);
+        self.bus.call_as_stranger(ROOT, MANAGER, words[0], &words[1..])
     }
 
     /// A call that must succeed.
@@ -220,6 +226,17 @@ impl Daemon {
         job
     }
 
+    /// Waits for the job of what a method answered; it must be completed.
+    pub fn work_of(&self, made: &Reply) {
+        let job = self.wait(number(&made["job"]));
+        assert_eq!(job["state"], "completed", "{made}: {job}");
+    }
+
+    /// Waits until there is nothing left to do.
+    pub fn settle(&self) {
+        wait_for("all is done", PATIENCE, || self.ok("ListJobs a{sv} 1 state s in_progress")[0] == 0);
+    }
+
     /// Restores a whole backup into an empty directory, and gives where it is.
     pub fn restore(&self, id: u64, target: &str) -> PathBuf {
         let target = self.path(target);
@@ -242,25 +259,38 @@ impl Daemon {
 
     /// Everything that the daemon can list, to compare with later.
     pub fn catalog(&self) -> Vec<Reply> {
-        ["Projects", "Resources", "Destinations", "Vaults", "Backups", "Jobs"]
-            .iter()
-            .map(|kind| {
-                let mut list = self.ok(&format!("List{kind} a{{sv}} 1 page_size u 1000"));
-                for row in list[1].as_array_mut().unwrap() {
-                    // The disk is everybody's, and a job's speed is time's.
-                    for key in ["free", "rate"] {
-                        row.as_object_mut().unwrap().remove(key);
-                    }
+        let kinds = [
+            "Projects",
+            "Resources",
+            "Destinations",
+            "Vaults",
+            "Backups",
+            "Checkpoints",
+            "Snapshots",
+            "Schedules",
+            "Jobs",
+        ];
+        let lists = kinds.iter().map(|kind| {
+            let mut list = self.ok(&format!("List{kind} a{{sv}} 1 page_size u 1000"));
+            for row in list[1].as_array_mut().unwrap() {
+                // The disk is everybody's, and a job's speed is time's.
+                for key in ["free", "rate"] {
+                    row.as_object_mut().unwrap().remove(key);
                 }
-                list
-            })
-            .collect()
+            }
+            list
+        });
+        lists.chain([self.ok("ListTasks a{sv} 1 page_size u 1000")]).collect()
     }
 }
 
 /// The id at the end of an object's path.
 pub fn number(path: &Reply) -> u64 {
     path.as_str().and_then(|p| p.rsplit('/').next()?.parse().ok()).unwrap_or_else(|| panic!("{path} is no object"))
+}
+
+fn split(line: &str) -> Vec<&str> {
+    line.split_whitespace().map(|w| if w == "''" { "" } else { w }).collect()
 }
 
 fn ended(job: &Reply) -> bool {

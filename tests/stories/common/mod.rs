@@ -8,10 +8,11 @@ mod daemon;
 mod disk;
 mod facts;
 pub mod many;
+pub mod pass;
 mod tools;
 mod tree;
 
-pub use bus::Failure;
+pub use bus::{Failure, write_configuration as write_bus_configuration};
 pub use daemon::{Daemon, number};
 pub use disk::Disk;
 pub use facts::{Facts, assert_same};
