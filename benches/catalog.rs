@@ -35,6 +35,7 @@ fn main() {
         cache_dir: dir.path().join("cache"),
         browse_path: dir.path().join("browse"),
         browse: None,
+        bus: Default::default(),
         clock: Clock::System,
     };
     drop(timed("first start", 1, || Service::open(options.clone()).unwrap()));

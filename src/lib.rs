@@ -14,6 +14,7 @@ pub mod model;
 pub mod plain;
 pub mod restore;
 pub mod service;
+pub mod snapshot;
 pub mod source;
 pub mod store;
 pub mod vault;

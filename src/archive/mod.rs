@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod errors;
+mod plan;
 mod reader;
 mod tree;
 pub mod walker;
@@ -20,12 +21,15 @@ use crate::vault::Vault;
 use crate::vault::tree::Totals;
 
 pub use errors::{PathError, read_errors};
+pub use plan::{Plan, View};
 
 /// What to back up, and how.
 #[derive(Debug, Clone, Default)]
 pub struct BackupRequest {
     /// Absolute paths, files or directories.
     pub paths: Vec<PathBuf>,
+    /// Which of them are read elsewhere.
+    pub views: Vec<View>,
     /// Patterns in gitignore syntax.
     pub exclude: Vec<String>,
     /// Leave out other file systems beneath the paths.

@@ -1,7 +1,7 @@
 //! The walk: one thread, one directory at a time, sorted; unchanged entries are taken over from
 //! the change cache, the rest goes to the workers.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::cache::{CacheReader, CacheWriter, Key};
+use super::plan::Plan;
 use super::reader::{Chunk, FileItem, Task, WHOLE_MAX, Worker, key_of, unread};
 use super::tree::{Context, Directory};
 use super::{BackupOutcome, BackupRequest};
@@ -33,33 +34,15 @@ const BATCH_FILES: usize = 256;
 /// Blocks of the change cache that may wait for one slow file before it.
 const CACHE_BACKLOG: usize = 10_000;
 
+/// What stands in a snapshot on btrfs for a subvolume that is not in it has this inode number, and
+/// is empty.
+const EMPTY_SUBVOLUME: u64 = 2;
+/// The directory in which snapshots rest.
+const STORE: &[u8] = b".strongroom";
+
 /// Directories with longer paths are not entered: anyone can nest directories without end, and
 /// every level on the way costs memory and a handle.
 const PATH_LIMIT: usize = 32 << 10;
-
-/// The directories that lead to the resource's paths.
-#[derive(Debug, Default)]
-pub struct Plan {
-    /// Whether this one is among the paths.
-    pub wanted: bool,
-    /// What lies beneath, by name.
-    pub below: BTreeMap<Vec<u8>, Plan>,
-}
-
-impl Plan {
-    /// The plan for these absolute paths.
-    pub fn new(paths: &[std::path::PathBuf]) -> Self {
-        let mut plan = Self::default();
-        for path in paths {
-            let mut at = &mut plan;
-            for part in path.as_os_str().as_bytes().split(|b| *b == b'/').filter(|p| !p.is_empty()) {
-                at = at.below.entry(part.to_vec()).or_default();
-            }
-            at.wanted = true;
-        }
-        plan
-    }
-}
 
 /// See [`super::backup`].
 pub fn run(vault: &Arc<Vault>, request: &BackupRequest, progress: &Progress) -> Result<BackupOutcome> {
@@ -149,13 +132,20 @@ impl<'a> Walker<'a> {
             let stat = Stat::at(rustix::fs::CWD, path.as_os_str().as_bytes()).ok()?;
             Some(((stat.dev, stat.ino), stat.mount))
         };
+        let mut never: HashSet<Inode> = request.never.iter().filter_map(id).collect();
+        for view in &request.views {
+            let there = Stat::of(&view.handle).map_err(|e| Error::io("cannot look at a snapshot", &e.into()))?;
+            // The same inodes, under another device.
+            let same: Vec<_> = never.iter().filter(|(device, _)| *device == view.device).map(|(_, ino)| *ino).collect();
+            never.extend(same.into_iter().map(|ino| (there.dev, ino)));
+        }
         Ok(Self {
             context,
             request,
             excludes: Excludes::new(&request.exclude)?,
             mounts: Mounts::read()?,
             owners: Owners::default(),
-            never: request.never.iter().filter_map(id).collect(),
+            never,
             named: request.paths.iter().filter_map(named).collect(),
             links: HashMap::new(),
             cache,
@@ -216,7 +206,12 @@ impl<'a> Walker<'a> {
         // What a path leads to decides how its slot is filled, so it is looked at first.
         let mut below = Vec::new();
         for (name, plan) in &plan.below {
-            let stat = if plan.wanted { Stat::at(fd, name) } else { self.follow(fd, name).map(|(_, stat)| stat) };
+            let stat = match self.request.view(&path, name) {
+                Some(view) if plan.wanted && view.is_dir => Stat::of(&view.handle),
+                Some(view) if plan.wanted => Stat::at(&view.handle, name),
+                _ if plan.wanted => Stat::at(fd, name),
+                _ => self.follow(fd, name).map(|(_, stat)| stat),
+            };
             below.push((name, plan, stat));
         }
         let is_dir = |stat: &rustix::io::Result<Stat>| stat.is_ok_and(|s| s.kind == Type::Directory);
@@ -229,6 +224,7 @@ impl<'a> Walker<'a> {
             match stat {
                 Ok(stat) if plan.wanted => {
                     self.found += 1;
+                    let fd = self.request.view(&directory.path, name).map_or(fd, |view| &view.handle);
                     self.entry(&directory, slot, fd, name, *stat, &mut block)?;
                     continue;
                 }
@@ -239,10 +235,16 @@ impl<'a> Walker<'a> {
             directory.file(self.context, slot, None)?;
         }
         directory.files_listed();
-        for (slot, (name, plan, _)) in below.iter().enumerate().filter(|(_, (_, _, stat))| is_dir(stat)) {
+        for (slot, (name, plan, stat)) in below.iter().enumerate().filter(|(_, (_, _, stat))| is_dir(stat)) {
             if plan.wanted {
                 self.found += 1;
-                let top = self.open(&directory, slot, fd, name, None)?;
+                let top = match (self.request.view(&directory.path, name), stat) {
+                    (Some(view), Ok(stat)) => {
+                        let (handle, path) = (view.handle.clone(), directory.child_path(name));
+                        self.read(Some((directory.clone(), slot)), handle, *stat, path, None)?
+                    }
+                    _ => self.open(&directory, slot, fd, name, None)?,
+                };
                 self.descend(top)?;
                 continue;
             }
@@ -354,6 +356,11 @@ impl<'a> Walker<'a> {
         } else if cachedir::is_cache(&fd, &names) {
             origin = Origin::Skipped;
             names.retain(|name| name == cachedir::TAG_NAME);
+        }
+        if self.request.views.iter().any(|view| view.path.as_os_str().as_bytes() == path) {
+            // Where the snapshot itself rests, which is not there without it.
+            let stub = |s: Stat| s.ino == EMPTY_SUBVOLUME && s.dev != stat.dev;
+            names.retain(|name| name != STORE || !Stat::at(&fd, name).is_ok_and(stub));
         }
         names.retain(|name| {
             let fits = name.len() <= NAME_MAX;

@@ -105,7 +105,7 @@ impl BrowseClient {
     /// Shows one more backup; returns when it can be seen.
     pub fn add(&self, vault: VaultAccess, backup: BackupView) -> Result<()> {
         let mut state = self.0.state();
-        let request = Request::Add { vault: VaultLine::from(&vault), backup: backup.clone() };
+        let request = Request::Add { vault: VaultLine::from(&vault), backup: Box::new(backup.clone()) };
         state.vaults.insert(vault.uuid, vault);
         state.backups.insert(backup.id, backup);
         self.0.ask(&mut state, &request)

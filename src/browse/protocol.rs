@@ -89,7 +89,7 @@ pub enum Request {
         /// The vault that holds it.
         vault: VaultLine,
         /// The backup.
-        backup: BackupView,
+        backup: Box<BackupView>,
     },
     /// Show one no longer.
     Remove(u64),

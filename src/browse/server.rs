@@ -251,7 +251,7 @@ impl Server {
                 let vaults = vaults.iter().map(|vault| vault.access()).collect::<Result<Vec<_>>>()?;
                 self.view.set(&vaults, backups.clone())
             }
-            Request::Add { vault, backup } => (self.view.add(&vault.access()?, backup.clone())?, Ok(())),
+            Request::Add { vault, backup } => (self.view.add(&vault.access()?, backup.as_ref().clone())?, Ok(())),
             Request::Remove(id) => (self.view.remove(*id), Ok(())),
             Request::Hello(_) | Request::Stop => return Err(Error::new(ErrorKind::Failed, "not a change")),
         };

@@ -384,8 +384,7 @@ impl Manager {
     }
 
     /// Takes a snapshot of a resource on its own storage, and answers with it. The name has letters, digits,
-    /// dashes and underscores. Keys: `description` (s), `unit_action` (s: none, freeze, stop). No engine is
-    /// built yet: it says so.
+    /// dashes and underscores. Keys: `description` (s), `unit_action` (s: none, freeze, stop).
     #[zbus(out_args("snapshot"))]
     async fn create_snapshot(
         &self,
@@ -403,7 +402,7 @@ impl Manager {
         self.0.object(&by, Right::Read, move |s| s.get_snapshot(id)).await
     }
 
-    /// Lists snapshots. Keys: those of every list, and `resource` or `server_id` (s).
+    /// Lists snapshots. Keys: those of every list, and `resource` or `server_id` (s), `status` (s), `automatic` (b).
     #[zbus(out_args("count", "results"))]
     async fn list_snapshots(&self, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<(u64, Vec<Dict>)> {
         self.0.list(&by, Right::Read, move |s| s.list_snapshots(options.read()?)).await

@@ -129,6 +129,21 @@ pub enum Task {
         /// Their jobs.
         parts: Vec<u64>,
     },
+    /// Takes a snapshot.
+    Snapshot {
+        /// Which.
+        snapshot: u64,
+    },
+    /// Puts a snapshot in place.
+    RestoreSnapshot {
+        /// Which.
+        snapshot: u64,
+    },
+    /// Deletes a snapshot.
+    DeleteSnapshot {
+        /// Which.
+        snapshot: u64,
+    },
     /// Has no work of its own: ends when the backups of a checkpoint are deleted.
     DeleteCheckpoint {
         /// Which.
@@ -179,6 +194,9 @@ impl Task {
             Self::Rebuild { .. } => "rebuild",
             Self::TaskBackup { .. } => "task_backup",
             Self::TaskRestore { .. } => "task_restore",
+            Self::Snapshot { .. } => "snapshot",
+            Self::RestoreSnapshot { .. } => "restore_snapshot",
+            Self::DeleteSnapshot { .. } => "delete_snapshot",
             Self::Checkpoint { .. } => "checkpoint",
             Self::DeleteCheckpoint { .. } => "delete_checkpoint",
         }
@@ -188,6 +206,16 @@ impl Task {
     pub fn task(&self) -> Option<u64> {
         match self {
             Self::TaskBackup { task } | Self::TaskRestore { task } => Some(*task),
+            _ => None,
+        }
+    }
+
+    /// The snapshot that it is about.
+    pub fn snapshot(&self) -> Option<u64> {
+        match self {
+            Self::Snapshot { snapshot } | Self::RestoreSnapshot { snapshot } | Self::DeleteSnapshot { snapshot } => {
+                Some(*snapshot)
+            }
             _ => None,
         }
     }

@@ -11,10 +11,11 @@ pub mod destination;
 pub mod job;
 pub mod meta;
 pub mod origin;
-pub mod paths;
+pub use crate::model::paths;
 pub mod project;
 pub mod resource;
 pub mod schedule;
+pub mod snapshot;
 pub mod state;
 pub mod table;
 pub mod task;
@@ -39,6 +40,7 @@ pub use origin::Origin;
 pub use project::Project;
 pub use resource::Resource;
 pub use schedule::{Keep, Schedule};
+pub use snapshot::Snapshot;
 pub use state::State;
 pub use table::{Reader, Row, Tables, Writer, rows_read};
 pub use task::TaskRow;
@@ -188,6 +190,7 @@ fn index_again(w: &Writer) -> Result<()> {
     w.index_again::<Schedule>()?;
     w.index_again::<TaskRow>()?;
     w.index_again::<Checkpoint>()?;
+    w.index_again::<Snapshot>()?;
     w.set_meta(KEY, INDEXES)
 }
 

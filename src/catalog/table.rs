@@ -22,8 +22,18 @@ const COUNTS: TableDefinition<(u8, u64), u64> = TableDefinition::new("counts");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// All kinds of rows, so that every table exists from the first start.
-const KINDS: &[&str] =
-    &["projects", "resources", "destinations", "vaults", "backups", "jobs", "tasks", "schedules", "checkpoints"];
+const KINDS: &[&str] = &[
+    "projects",
+    "resources",
+    "destinations",
+    "vaults",
+    "backups",
+    "jobs",
+    "tasks",
+    "schedules",
+    "checkpoints",
+    "snapshots",
+];
 
 /// A kind of row. Rows are a version byte and JSON: a later version reads every earlier one.
 pub trait Row: Serialize + DeserializeOwned {

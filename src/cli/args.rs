@@ -81,6 +81,9 @@ pub enum Verb {
     /// Copies of projects as plain files, and the way back
     #[command(subcommand)]
     Task(TaskVerb),
+    /// Snapshots: the state of a moment, kept on the same storage
+    #[command(subcommand)]
+    Snapshot(SnapshotVerb),
     /// What is backed up by itself, and when
     #[command(subcommand)]
     Schedule(ScheduleVerb),
@@ -117,6 +120,47 @@ pub enum TaskVerb {
     /// Remove a task; what its runs wrote stays
     Remove {
         /// The task
+        id: u64,
+    },
+}
+
+/// What can be done with snapshots.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotVerb {
+    /// Take a snapshot of a resource now
+    Create {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+        /// What to call it: letters, digits, dashes and underscores
+        name: String,
+        /// A note to find it by
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// What to do with the resource's units meanwhile
+        #[arg(long, value_parser = ["none", "freeze", "stop"])]
+        unit_action: Option<String>,
+    },
+    /// List snapshots, the newest first
+    List {
+        /// Only those of this resource
+        resource: Option<String>,
+    },
+    /// Show one snapshot
+    Show {
+        /// The snapshot
+        id: u64,
+    },
+    /// Put a resource back to how it was in a snapshot
+    Restore {
+        /// The snapshot
+        id: u64,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Delete a snapshot for good
+    Delete {
+        /// The snapshot
         id: u64,
     },
 }
@@ -557,6 +601,12 @@ mod tests {
             "checkpoint list --vault main",
             "checkpoint show 3",
             "checkpoint delete 3 --yes",
+            "snapshot create web before-upgrade --description why --unit-action freeze",
+            "snapshot list",
+            "snapshot list web",
+            "snapshot show 3",
+            "snapshot restore 3 --yes",
+            "snapshot delete 3",
             "task create nightly.json",
             "task run 7",
             "task list --state FINISHED",

@@ -16,6 +16,7 @@ mod restore;
 mod sample;
 mod schedule;
 mod session;
+mod snapshot;
 mod status;
 mod task;
 mod vault;
@@ -117,6 +118,7 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::Browse { id } => restore::browse(session, id).await,
         Verb::Checkpoint(verb) => checkpoint::run(session, verb).await,
         Verb::Task(verb) => task::run(session, verb).await,
+        Verb::Snapshot(verb) => snapshot::run(session, verb).await,
         Verb::Schedule(verb) => schedule::run(session, verb).await,
         Verb::Job(verb) => job::run(session, verb).await,
     }

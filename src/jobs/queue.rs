@@ -11,7 +11,12 @@ pub enum Lane {
     Maintenance,
     /// Archives on their way out.
     Export,
+    /// Snapshots: taken, restored and deleted. They are quick, and wait for nothing that is not.
+    Snapshots,
 }
+
+/// How many jobs of [`Lane::Snapshots`] run at once.
+const SNAPSHOTS: usize = 2;
 
 /// How many jobs of a lane run at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +43,7 @@ impl Limits {
             Lane::Work => self.work,
             Lane::Maintenance => self.maintenance,
             Lane::Export => self.export,
+            Lane::Snapshots => SNAPSHOTS,
         }
     }
 }
@@ -49,6 +55,8 @@ pub enum Key {
     Resource(u64),
     /// A vault.
     Vault(u64),
+    /// The snapshots of a resource.
+    Snapshots(u64),
 }
 
 /// What a job needs in order to run.

@@ -5,6 +5,7 @@ pub mod error;
 pub mod id;
 pub mod message;
 pub mod name;
+pub mod paths;
 pub mod progress;
 pub mod value;
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use crate::archive::walker::Plan;
+use crate::archive::Plan;
 use crate::model::{IoContext, Progress, Result};
 use crate::restore::live::{self, Identity};
 use crate::source::mounts::MountKind;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, Service, later, resources, retention, select, vaults};
+use super::{Event, Service, resources, retention, select, snapshots, vaults};
 use crate::archive;
 use crate::catalog::{
     Backup, Destination, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup as index,
@@ -240,7 +240,7 @@ impl Service {
     pub fn list_backups(&self, options: Map) -> Result<(u64, Vec<Map>)> {
         let mut args = Args::new(options);
         let page = Page::take(&mut args, FIELDS)?;
-        let server = later::server(&mut args)?;
+        let server = snapshots::server(&mut args)?;
         let in_project = args.string("project")?;
         let backup_type = args.choice("backup_type", &["manual", "automatic"])?;
         let kind = args.choice("type", &["full", "database"])?;

@@ -84,7 +84,7 @@ pub struct JobStatus {
     /// Its number.
     pub id: u64,
     /// `backup`, `restore`, `export`, `delete`, `prune`, `verify`, `sync`, `test`, `remove`, `task_backup`,
-    /// `task_restore`, `checkpoint` or `delete_checkpoint`.
+    /// `task_restore`, `snapshot`, `restore_snapshot`, `delete_snapshot`, `checkpoint` or `delete_checkpoint`.
     pub kind: String,
     /// `pending`, `running`, `completed`, `failed` or `cancelled`.
     pub state: String,

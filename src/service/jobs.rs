@@ -32,6 +32,7 @@ const FIELDS: &[&str] = &[
     "backup",
     "vault",
     "task",
+    "snapshot",
     "current_item",
     "result",
 ];
@@ -47,6 +48,9 @@ const KINDS: &[&str] = &[
     "remove",
     "task_backup",
     "task_restore",
+    "snapshot",
+    "restore_snapshot",
+    "delete_snapshot",
     "checkpoint",
     "delete_checkpoint",
 ];
@@ -185,7 +189,7 @@ impl Service {
         f.time("completed_at", row.completed_at).opt("error", row.error.as_deref());
         f.opt("error_name", row.error_kind.map(error_name));
         f.opt("resource", row.resource).opt("backup", row.backup).opt("vault", row.vault);
-        f.opt("task", row.task.task().map(|id| id.to_string()));
+        f.opt("task", row.task.task().map(|id| id.to_string())).opt("snapshot", row.task.snapshot());
         if row.state.ended() {
             f.set("result", fields::from_json(&row.result));
         }

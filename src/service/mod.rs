@@ -6,11 +6,11 @@
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `projects` … `backups`, `schedules`, `checkpoints`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
+//! | `projects` … `backups`, `schedules`, `checkpoints`, `snapshots`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
-//! | `units` | units that are stopped for a restore |
+//! | `units` | units that are held back meanwhile |
 //! | `tell`, `metrics` | who is told what went wrong |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
@@ -54,6 +54,7 @@ mod schedules;
 mod select;
 mod selection;
 mod show;
+mod snapshots;
 mod submit;
 mod taskform;
 mod tasks;
@@ -190,6 +191,7 @@ impl Service {
             service.declare(&declared).map_err(Unopened::configuration)?;
         }
         service.recover()?;
+        service.adopt_snapshots();
         host::notify::starting("showing the backups");
         service.show_all();
         Ok(service)
@@ -272,6 +274,7 @@ impl Service {
         Args::new(options).finish()?;
         let config = Config::load(&self.options.config)?;
         self.declare(&declared::load(&self.options.config)?)?;
+        self.adopt_snapshots();
         let lanes = config.lanes;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         if let Some(me) = self.me.upgrade() {
@@ -303,6 +306,7 @@ impl Service {
     fn own_directories(&self, t: &impl Tables) -> Result<Vec<PathBuf>> {
         let o = &self.options;
         let mut dirs = vec![o.state_dir.clone(), o.cache_dir.clone(), o.browse_path.clone()];
+        dirs.extend(crate::snapshot::Store::all(&crate::source::mounts::all()?).iter().map(|s| s.path()));
         dirs.extend(t.all::<Destination>()?.iter().map(|d| d.directory().to_path_buf()));
         // A directory may be reached by another name: the real one counts too.
         let real: Vec<PathBuf> = dirs.iter().filter_map(|d| std::fs::canonicalize(d).ok()).collect();

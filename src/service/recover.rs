@@ -3,10 +3,12 @@
 //! A backup whose manifest is in its vault is completed, whatever the catalog says; what can be
 //! done again without harm is queued again; everything else that had begun has failed and says so.
 
+use std::collections::BTreeMap;
+
 use super::submit::Draft;
 use super::work::temporary;
-use super::{Event, Service, backups, tasks};
-use crate::catalog::{Backup, Job, Resource, State, Tables, Task, TaskRow, VaultRow, backup, job};
+use super::{Event, Service, backups, snapshots, tasks};
+use crate::catalog::{Backup, Job, Resource, Snapshot, State, Tables, Task, TaskRow, VaultRow, backup, job};
 use crate::host;
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Error, ErrorKind, Result};
@@ -20,7 +22,15 @@ enum Fate {
 
 fn fate(job: &Job) -> Fate {
     match (&job.task, job.state) {
-        (Task::Delete | Task::Remove { .. } | Task::Rebuild { .. }, _) => Fate::Again,
+        (Task::Delete | Task::Remove { .. } | Task::Rebuild { .. } | Task::DeleteSnapshot { .. }, _) => Fate::Again,
+        // What it was to hold is not there any more.
+        (Task::Snapshot { .. }, _) => Fate::Failed("the daemon stopped before it was taken; take another one"),
+        (Task::RestoreSnapshot { .. }, State::Pending) => {
+            Fate::Failed("the daemon stopped before it began; restore the snapshot again")
+        }
+        (Task::RestoreSnapshot { .. }, _) => Fate::Failed(
+            "the daemon stopped before it finished, and all is as it was before: restore the snapshot again",
+        ),
         (
             Task::Backup { .. } | Task::TaskBackup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync,
             State::Pending,
@@ -49,6 +59,9 @@ fn fate(job: &Job) -> Fate {
 /// What a job needs in order to run, from its row.
 fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
     let vault = || job.vault.map(Key::Vault);
+    if let (Some(_), Some(resource)) = (job.task.snapshot(), job.resource) {
+        return Ok(snapshots::ticket(&job.task, resource));
+    }
     Ok(match (&job.task, job.backup) {
         (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
         (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
@@ -69,6 +82,7 @@ impl Service {
             open.sort_by_key(|j| j.id);
             Ok(open)
         })?;
+        let swaps = self.recover_swaps();
         for job in open.iter().filter(|j| j.task.parts().is_none()) {
             host::notify::starting(&format!("recovering job {} ({})", job.id, job.task.kind()));
             let mut unsure = false;
@@ -76,6 +90,7 @@ impl Service {
                 match self.find_manifest(id) {
                     Ok(Some(found)) => {
                         self.complete_from(id, found)?;
+                        self.clean_up(job);
                         continue;
                     }
                     Ok(None) => {}
@@ -87,24 +102,38 @@ impl Service {
                     }
                 }
             }
+            if self.is_done(job, &swaps)? {
+                continue;
+            }
             self.clean_up(job);
             match fate(job) {
                 Fate::Again => self.queue_again(job)?,
                 Fate::Failed(why) => self.catalog.write(|w| {
                     let now = self.now();
+                    let why = match swaps.get(&job.id) {
+                        Some(Err(e)) => format!("the daemon stopped before it finished, and it is half done: {e}"),
+                        _ => why.to_owned(),
+                    };
                     let ended = w.update::<Job>(job.id, |row| {
                         row.state = State::Failed;
                         row.completed_at = Some(now);
-                        row.error = Some(why.into());
+                        row.error = Some(why.clone());
                         row.error_kind = Some(ErrorKind::Failed);
                         Ok(())
                     })?;
                     super::work::follow(w, &ended)?;
+                    if let Task::Snapshot { snapshot } = &job.task {
+                        w.update::<Snapshot>(*snapshot, |row| {
+                            row.status = State::Failed;
+                            row.message = Some(why.clone());
+                            Ok(())
+                        })?;
+                    }
                     if let (Task::Backup { .. }, Some(id)) = (&job.task, job.backup) {
                         w.update::<Backup>(id, |row| {
                             row.status = State::Failed;
                             row.completed_at = Some(now);
-                            row.error = Some(why.into());
+                            row.error = Some(why.clone());
                             row.unsure = unsure;
                             Ok(())
                         })?;
@@ -115,11 +144,46 @@ impl Service {
             self.tell_failure(job.id);
         }
         self.finish_deletions()?;
+        if let Err(e) = crate::snapshot::sweep() {
+            tracing::warn!("empty places of snapshots could not be looked for: {e}");
+        }
         // What only waits for others is as far as they are.
         for job in open.iter().filter(|j| j.task.parts().is_some()) {
             self.settle(job.id);
         }
         Ok(())
+    }
+
+    /// Ends a job about a snapshot that had done all it should. What it left half-done is removed.
+    fn is_done(&self, job: &Job, swaps: &BTreeMap<u64, Result<()>>) -> Result<bool> {
+        let found = match &job.task {
+            Task::Snapshot { snapshot } => match self.settle_snapshot(*snapshot) {
+                Ok(Some(marker)) => Some((*snapshot, marker)),
+                Ok(None) => return Ok(false),
+                Err(e) => {
+                    tracing::warn!("what there was of snapshot {snapshot} could not be removed: {e}");
+                    return Ok(false);
+                }
+            },
+            Task::RestoreSnapshot { .. } if matches!(swaps.get(&job.id), Some(Ok(()))) => None,
+            _ => return Ok(false),
+        };
+        let now = self.now();
+        self.catalog.write(|w| {
+            if let Some((id, marker)) = &found {
+                w.update::<Snapshot>(*id, |row| {
+                    super::work::publish(row, marker);
+                    row.completed_at = Some(row.completed_at.unwrap_or(now));
+                    Ok(())
+                })?;
+            }
+            w.update::<Job>(job.id, |row| {
+                row.state = State::Completed;
+                row.completed_at = Some(now);
+                Ok(())
+            })
+        })?;
+        Ok(true)
     }
 
     fn queue_again(&self, job: &Job) -> Result<()> {
@@ -147,6 +211,16 @@ impl Service {
     /// Removes what an interrupted job left beside its results.
     fn clean_up(&self, job: &Job) {
         match &job.task {
+            Task::Backup { .. } => {
+                let left = job.backup.map(|id| self.catalog.read(|r| r.get::<Backup>(id))).transpose();
+                let left = left.and_then(|row| match row.flatten() {
+                    Some(row) => crate::snapshot::delete(row.uuid, &[]),
+                    None => Ok(()),
+                });
+                if let Err(e) = left {
+                    tracing::warn!("the snapshot that job {} read from could not be removed: {e}", job.id);
+                }
+            }
             Task::Export { path: Some(path), .. } => {
                 let _ = std::fs::remove_file(temporary(path, job.id));
             }
@@ -304,6 +378,10 @@ pub(super) fn stopped(task: &Task) -> Option<Error> {
         Task::Restore(_) | Task::TaskRestore { .. } => {
             Some(Error::failed("the daemon stopped before it finished; every file is whole, old or new: restore again"))
         }
+        Task::Snapshot { .. } => Some(Error::failed("the daemon stopped before it was taken; take another one")),
+        Task::RestoreSnapshot { .. } => Some(Error::failed(
+            "the daemon stopped before it finished, and all is as it was before: restore the snapshot again",
+        )),
         Task::Export { .. } | Task::Test { .. } => {
             Some(Error::failed("the daemon stopped before it finished; start it again"))
         }

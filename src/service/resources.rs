@@ -11,7 +11,7 @@ use super::page::Page;
 use super::{Event, ObjectKind, Service, check, not_offered, schedules, select, tasks};
 use crate::catalog::{
     Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
-    resource,
+    resource, snapshot,
 };
 use crate::host::units;
 use crate::model::{Args, Error, Map, Result, Value, name};
@@ -28,6 +28,7 @@ const FIELDS: &[&str] = &[
     "units",
     "unit_action",
     "snapshot",
+    "engine",
     "vault",
     "browse",
     "extra_info",
@@ -97,9 +98,6 @@ impl Settings {
         args.finish()?;
         if source != Source::Update && settings.paths.is_none() {
             return Err(Error::invalid("paths is missing; give at least one absolute path"));
-        }
-        if settings.snapshot.as_deref() == Some("required") {
-            return Err(not_offered("snapshot required"));
         }
         if let Some(patterns) = &settings.exclude {
             check_patterns(patterns)?;
@@ -225,6 +223,7 @@ impl Service {
             Ok(id)
         })?;
         self.emit(Event::ObjectAdded { kind: ObjectKind::Resource, id });
+        self.adopt_snapshots();
         Ok(id)
     }
 
@@ -332,6 +331,7 @@ impl Service {
             .find_map(|j| match &j.task {
                 Task::Backup { .. } => Some("protecting"),
                 Task::Restore(task) if task.target.is_none() && !task.dry_run => Some("restoring"),
+                Task::RestoreSnapshot { .. } => Some("restoring"),
                 _ => None,
             })
             .unwrap_or(if row.origin.orphaned() { "orphaned" } else { "available" });
@@ -341,13 +341,14 @@ impl Service {
         f.set("paths", fields::paths(&row.paths)).set("exclude", row.exclude.clone());
         f.set("one_file_system", row.one_file_system).set("units", row.units.clone());
         f.set("unit_action", row.unit_action.as_str()).set("snapshot", row.snapshot.as_str());
+        f.set("engine", crate::snapshot::engines(&row.paths).unwrap_or_else(|_| "none".into()));
         if let Some(vault) = row.vault {
             f.opt("vault", t.get::<VaultRow>(vault)?.map(|v| v.name));
         }
         f.set("browse", row.browse.as_str()).text("extra_info", &row.extra_info).opt("size", row.last_size);
         f.set("backup_count", t.counted(backup::GOOD_BY_RESOURCE, row.id)?);
         f.set("manual_count", t.counted(backup::MANUAL, row.id)?);
-        f.set("manual_limit", self.config().manual_backups).set("snapshot_count", 0_u64);
+        f.set("manual_limit", self.config().manual_backups).set("snapshot_count", t.counted(snapshot::MANUAL, row.id)?);
         f.set("snapshot_limit", self.config().manual_snapshots).origin(&row.origin);
         f.time("created_at", Some(row.created_at)).time("last_backup", row.last_backup);
         f.time("last_success", row.last_success);

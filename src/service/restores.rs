@@ -79,7 +79,8 @@ impl Service {
             let row = backups::completed(w, id)?;
             let ticket = Ticket {
                 lane: Lane::Work,
-                exclusive: vec![Key::Resource(row.resource)],
+                // No snapshot of what is half restored.
+                exclusive: vec![Key::Resource(row.resource), Key::Snapshots(row.resource)],
                 shared: vec![Key::Vault(row.vault)],
             };
             Ok(Draft {

@@ -1,13 +1,14 @@
-//! Units that use a resource's data: stopped while it is restored in place, and started afterwards,
-//! whatever becomes of the restore.
+//! Units that use a resource's data: stopped while it is restored in place or fixed in a snapshot,
+//! and started afterwards, whatever becomes of that.
 //!
 //! Which of them ran is in the job's row before the first is stopped, so that a daemon that died
 //! meanwhile starts them when it is back.
 
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Service;
+use super::later::not_built;
 use crate::catalog::{Job, Tables, job};
 use crate::host::units;
 use crate::model::{Error, Progress, Result};
@@ -16,6 +17,28 @@ use crate::model::{Error, Progress, Result};
 /// that a machine that is still coming up is up by then.
 const TRIES: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(2);
+
+/// What is done to units meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Nothing.
+    None,
+    /// They are frozen, and thawed afterwards.
+    Freeze,
+    /// They are stopped, and started afterwards.
+    Stop,
+}
+
+impl Action {
+    /// The action of that name; what is unknown is none.
+    pub fn parse(name: &str) -> Self {
+        match name {
+            "freeze" => Self::Freeze,
+            "stop" => Self::Stop,
+            _ => Self::None,
+        }
+    }
+}
 
 /// What was done while units were stopped.
 pub(super) struct Paused<T> {
@@ -95,6 +118,45 @@ impl Service {
         }
     }
 
+    /// Which of some units run and would be held back; an error says why they cannot be. Changes
+    /// nothing.
+    pub(super) fn units_to_hold(&self, units: &[String], action: Action) -> Result<Vec<String>> {
+        match (units.first(), action) {
+            (None, _) | (_, Action::None) => Ok(Vec::new()),
+            (Some(unit), Action::Freeze) => Err(not_built(
+                &format!("freezing units such as {unit}"),
+                "give unit_action stop, or none and hold them back yourself",
+            )),
+            (Some(_), Action::Stop) => units::running(&self.options.bus, units),
+        }
+    }
+
+    /// Does something while units are held back; whatever comes of it, they go on. Says how long
+    /// they were held.
+    pub(super) fn with_units<T>(
+        &self,
+        job: u64,
+        units: &[String],
+        action: Action,
+        progress: &Progress,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<(T, Duration)> {
+        let running = self.units_to_hold(units, action)?;
+        let start = Instant::now();
+        let paused = self.paused(job, &running, progress, work)?;
+        let held = if running.is_empty() { Duration::ZERO } else { start.elapsed() };
+        paused.trouble.map_or(Ok((paused.done, held)), Err)
+    }
+
+    /// Stops units that run; the job's row keeps which until they are started.
+    pub(super) fn stop_units(&self, job: u64, list: &[String]) -> Result<()> {
+        if list.is_empty() {
+            return Ok(());
+        }
+        self.note_units(job, list)?;
+        units::stop(&self.options.bus, list, &|| Ok(()))
+    }
+
     fn note_units(&self, job: u64, units: &[String]) -> Result<()> {
         self.catalog.write(|w| {
             w.update::<Job>(job, |row| {
@@ -106,7 +168,10 @@ impl Service {
     }
 
     /// Starts what was stopped for a job. While the manager cannot be asked, the job's row keeps it.
-    fn start_units(&self, job: u64, list: &[String]) -> Result<()> {
+    pub(super) fn start_units(&self, job: u64, list: &[String]) -> Result<()> {
+        if list.is_empty() {
+            return Ok(());
+        }
         let wrong = units::start(&self.options.bus, list)?;
         self.note_units(job, &[])?;
         if wrong.is_empty() {

@@ -1,7 +1,10 @@
 //! Mounted file systems, and which of them a backup does not enter.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use crate::model::{IoContext, Result};
 
@@ -14,6 +17,21 @@ pub enum MountKind {
     Pseudo,
     /// Files on another machine.
     Network,
+}
+
+/// A mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The mount's id, as `statx` tells it.
+    pub id: u64,
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// The type of file system.
+    pub fs: String,
+    /// What kind that is.
+    pub kind: MountKind,
+    /// The device of the file system, as (major, minor).
+    pub device: (u32, u32),
 }
 
 /// The mounts of this process's namespace, by mount id.
@@ -94,32 +112,65 @@ const NETWORK: &[&str] = &[
 /// Directories whose temporary file systems hold nothing that outlives a boot.
 const VOLATILE: &[&str] = &["/run", "/var/run", "/dev"];
 
+/// All mounts of this process's namespace, in the order in which they were mounted.
+pub fn all() -> Result<Vec<Mount>> {
+    let table = fs::read("/proc/self/mountinfo").at(|| "cannot read the mount table")?;
+    Ok(table.split(|b| *b == b'\n').filter_map(mount).collect())
+}
+
+/// A line of the mount table.
+fn mount(line: &[u8]) -> Option<Mount> {
+    // id parent major:minor root mount-point options [optional...] - type source options
+    let mut words = line.split(|b| *b == b' ');
+    let word = |word: &[u8]| std::str::from_utf8(word).map(str::to_owned).ok();
+    let id = word(words.next()?)?.parse().ok()?;
+    let device = word(words.nth(1)?)?;
+    let (major, minor) = device.split_once(':')?;
+    let point = PathBuf::from(OsString::from_vec(plain(words.nth(1)?)));
+    let fs = word(words.skip_while(|w| *w != b"-").nth(1)?)?;
+    let kind = kind(&fs, &point);
+    Some(Mount { id, point, fs, kind, device: (major.parse().ok()?, minor.parse().ok()?) })
+}
+
+/// The text that the table wrote with octal escapes.
+fn plain(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut at = 0;
+    while let Some(&byte) = text.get(at) {
+        let digits = text.get(at + 1..at + 4).filter(|_| byte == b'\\');
+        match digits.and_then(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 8).ok()) {
+            Some(escaped) => {
+                plain.push(escaped);
+                at += 4;
+            }
+            None => {
+                plain.push(byte);
+                at += 1;
+            }
+        }
+    }
+    plain
+}
+
+fn kind(fs: &str, point: &Path) -> MountKind {
+    let volatile = || VOLATILE.iter().any(|dir| point.starts_with(dir));
+    if PSEUDO.contains(&fs) || (matches!(fs, "tmpfs" | "ramfs") && volatile()) {
+        MountKind::Pseudo
+    } else if NETWORK.contains(&fs) {
+        MountKind::Network
+    } else {
+        MountKind::Real
+    }
+}
+
 impl Mounts {
     /// Reads the mount table.
     pub fn read() -> Result<Self> {
-        let table = fs::read("/proc/self/mountinfo").at(|| "cannot read the mount table")?;
-        Ok(Self::parse(&String::from_utf8_lossy(&table)))
+        Ok(Self::of(&all()?))
     }
 
-    fn parse(table: &str) -> Self {
-        let kind = |line: &str| {
-            // id parent major:minor root mount-point options [optional...] - type source options
-            let (head, tail) = line.split_once(" - ")?;
-            let mut head = head.split(' ');
-            let id = head.next()?.parse().ok()?;
-            let point = head.nth(3)?;
-            let fs = tail.split(' ').next()?;
-            let beneath = |dir: &&str| point == *dir || point.strip_prefix(*dir).is_some_and(|p| p.starts_with('/'));
-            let kind = if PSEUDO.contains(&fs) || (matches!(fs, "tmpfs" | "ramfs") && VOLATILE.iter().any(beneath)) {
-                MountKind::Pseudo
-            } else if NETWORK.contains(&fs) {
-                MountKind::Network
-            } else {
-                MountKind::Real
-            };
-            Some((id, kind))
-        };
-        Self { kinds: table.lines().filter_map(kind).collect() }
+    fn of(mounts: &[Mount]) -> Self {
+        Self { kinds: mounts.iter().map(|m| (m.id, m.kind)).collect() }
     }
 
     /// The kind of the mount with this id. One that came since the table was read is looked up
@@ -140,14 +191,16 @@ mod tests {
 
     #[test]
     fn knows_what_not_to_enter() {
-        let mut mounts = Mounts::parse(
-            "21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+        let table = b"21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
              22 21 0:20 / /proc rw - proc proc rw\n\
              23 21 0:21 / /run rw shared:5 master:2 - tmpfs tmpfs rw\n\
              24 21 0:22 / /srv/scratch rw - tmpfs tmpfs rw\n\
              25 21 0:23 / /running rw - tmpfs tmpfs rw\n\
-             26 21 0:24 / /mnt/nas rw - nfs4 nas:/ rw\n",
-        );
+             26 21 0:24 / /mnt/nas\\040of\\040ours rw - nfs4 nas:/ rw\n";
+        let list: Vec<_> = table.split(|b| *b == b'\n').filter_map(mount).collect();
+        assert_eq!((list[0].device, list[0].fs.as_str()), ((254, 0), "ext4"));
+        assert_eq!(list[5].point, Path::new("/mnt/nas of ours"));
+        let mut mounts = Mounts::of(&list);
         let kinds: Vec<_> = (21..=26).map(|id| mounts.kind(id)).collect();
         use MountKind::{Network, Pseudo, Real};
         assert_eq!(kinds, [Real, Pseudo, Pseudo, Real, Real, Network]);

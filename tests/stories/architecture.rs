@@ -24,7 +24,10 @@ const FLOORS: &[&[&str]] = &[
 const OF_THE_COMMAND: &[&str] = &["model", "bus", "cli"];
 
 /// Neighbours on one floor that may meet, with the reason.
-const DOORS: &[(&str, &str, &str)] = &[("restore", "archive", "both list files with one type of error")];
+const DOORS: &[(&str, &str, &str)] = &[
+    ("restore", "archive", "both list files with one type of error"),
+    ("snapshot", "restore", "a clone gets its metadata, and is removed, as a restored file is"),
+];
 
 /// No file is longer.
 const LINES: usize = 600;

@@ -24,6 +24,7 @@ mod restart;
 mod scale;
 mod schedules;
 mod secrets;
+mod snapshots;
 mod sources;
 mod tasks;
 mod trouble;

@@ -36,6 +36,7 @@ fn a_hundred_thousand_backups_cost_no_more_than_a_page() {
         cache_dir: dir.path().join("cache"),
         browse_path: dir.path().join("browse"),
         browse: None,
+        bus: Default::default(),
         clock: Clock::System,
     })
     .unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::common::{Daemon, number, sh, wait_for};
+use crate::common::{Daemon, sh, wait_for};
 use crate::needs_root;
 
 const SECRET: &str = "XyZZy/s3+secret+of+a+bucket=42";

@@ -7,6 +7,7 @@ use crate::archive::{self, BackupRequest};
 use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, VaultRow, backup};
 use crate::model::{Id, Progress, Result};
 use crate::service::{Service, check};
+use crate::snapshot::{self, Transient};
 use crate::vault::Manifest;
 use crate::vault::manifest::{MANIFEST_FORMAT, Source};
 
@@ -38,6 +39,11 @@ pub(in crate::service) fn note_success(resource: &mut Resource, row: &Backup) {
     resource.last_entries = row.entries;
 }
 
+fn view(view: snapshot::View) -> archive::View {
+    let snapshot::View { path, handle, is_dir, device } = view;
+    archive::View { path, handle: Arc::new(handle), is_dir, device }
+}
+
 impl Service {
     pub(super) fn run_backup(&self, job: &Job, reread: bool, progress: &Arc<Progress>) -> Result<Report> {
         let mut row = self.backup_of_job(job)?;
@@ -52,10 +58,25 @@ impl Service {
             Ok((resource, schedule.map(|s| s.name), parent, self.own_directories(r)?, r.last_id::<Backup>()?))
         })?;
         let began = self.now();
+        let mut transient = match resource.snapshot.as_str() {
+            "off" => None,
+            "required" => Some(Transient::take(row.uuid, &resource.paths)?),
+            _ => Transient::take(row.uuid, &resource.paths)
+                .inspect_err(|e| tracing::warn!("backup {} reads what is there now, and no snapshot: {e}", row.id))
+                .ok(),
+        };
+        if let Some(why) = transient.as_ref().and_then(|t| t.without.first())
+            && resource.snapshot == "required"
+        {
+            return Err(why.clone().context("the resource requires a snapshot to be backed up from"));
+        }
+        let views = transient.as_mut().map(|t| std::mem::take(&mut t.views)).unwrap_or_default();
+        let through = views.len();
         let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
         crate::catalog::private_dir(&caches)?;
         let request = BackupRequest {
             paths: resource.paths.clone(),
+            views: views.into_iter().map(view).collect(),
             exclude: resource.exclude.clone(),
             one_file_system: resource.one_file_system,
             never,
@@ -69,6 +90,8 @@ impl Service {
         }
         open.vault.set_capacity(vault.capacity);
         let outcome = archive::backup(&open.vault, &request, progress)?;
+        // What was read is read.
+        drop(transient);
         progress.check()?;
         progress.set_current("");
         let manifest = Manifest {
@@ -115,7 +138,7 @@ impl Service {
         let (id, vault_id, resource_id) = (row.id, vault.id, resource.id);
         let mut report = Report::of(serde_json::json!({
             "files": outcome.totals.files, "bytes": outcome.totals.bytes,
-            "stored": outcome.stored, "errors": outcome.errors,
+            "stored": outcome.stored, "errors": outcome.errors, "paths_from_snapshots": through,
         }))
         .then(move |w| {
             let row = w.update::<Backup>(id, |row| {

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 use serde_json::{Map as Json, json};
 
 use super::Report;
-use crate::catalog::{Backup, Job, Resource, Tables, Task, VaultRow, backup, checkpoint};
+use crate::catalog::{Backup, Job, Tables, Task, VaultRow, backup, checkpoint};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 use crate::service::{Event, Service, housekeeping, resources};
 use crate::vault::{self, PruneReport};
@@ -75,12 +75,7 @@ impl Service {
             if let Some(checkpoint) = row.checkpoint {
                 checkpoint::remove_empty(w, checkpoint)?;
             }
-            if let Some(resource) = w.get::<Resource>(row.resource)? {
-                let none = w.indexed(backup::BY_RESOURCE, row.resource)?.is_empty();
-                if resource.removed_at.is_some() && none {
-                    w.remove::<Resource>(row.resource)?;
-                }
-            }
+            super::snapshots::drop_unused(w, row.resource)?;
             if let Some(vault) = later {
                 housekeeping::prune_soon(w, vault, now.saturating_add(PRUNE_AGAIN).unwrap_or(now))?;
             }

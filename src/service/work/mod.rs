@@ -8,6 +8,7 @@ mod rebuild;
 mod remove;
 mod restore;
 mod sink;
+mod snapshots;
 mod tasks;
 mod test;
 
@@ -29,6 +30,7 @@ use crate::model::{Error, ErrorKind, Progress, Result};
 
 pub(super) use backups::{fill, note_success};
 pub(super) use export::temporary;
+pub(super) use snapshots::publish;
 pub(super) use tasks::follow;
 
 /// Finished jobs that stay listed.
@@ -139,6 +141,9 @@ impl Work for Service {
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
             Task::TaskBackup { task } => self.run_task_backup(&job, *task, progress),
             Task::TaskRestore { task } => self.run_task_restore(&job, *task, progress),
+            Task::Snapshot { .. } => self.run_snapshot(&job, progress),
+            Task::RestoreSnapshot { .. } => self.run_restore_snapshot(&job, progress),
+            Task::DeleteSnapshot { .. } => self.run_delete_snapshot(&job),
             Task::Checkpoint { .. } | Task::DeleteCheckpoint { .. } => self.sum_up(&job),
         }
     }
@@ -277,6 +282,7 @@ impl Service {
         row.error_kind = error.as_ref().map(|e| e.kind);
         w.put(&row)?;
         let mut events = tasks::follow(w, &row)?;
+        snapshots::note_end(w, &row.task, error.as_ref())?;
         match (&row.task, row.backup, &error) {
             (Task::Backup { .. }, Some(backup), _) => {
                 let row = w.update::<Backup>(backup, |b| {

@@ -1,0 +1,58 @@
+//! Which directories lead to what is backed up, and what of that is read elsewhere.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::BackupRequest;
+
+/// The directories that lead to the resource's paths.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Whether this one is among the paths.
+    pub wanted: bool,
+    /// What lies beneath, by name.
+    pub below: BTreeMap<Vec<u8>, Plan>,
+}
+
+impl Plan {
+    /// The plan for these absolute paths.
+    pub fn new(paths: &[PathBuf]) -> Self {
+        let mut plan = Self::default();
+        for path in paths {
+            let mut at = &mut plan;
+            for part in path.as_os_str().as_bytes().split(|b| *b == b'/').filter(|p| !p.is_empty()) {
+                at = at.below.entry(part.to_vec()).or_default();
+            }
+            at.wanted = true;
+        }
+        plan
+    }
+}
+
+/// A path that is read elsewhere: as a snapshot holds it, with the inode numbers and times of the
+/// original.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// The path, under which all of it is recorded.
+    pub path: PathBuf,
+    /// In its place: the directory, or the one that holds the file of its name.
+    pub handle: Arc<OwnedFd>,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// The device of the original.
+    pub device: (u32, u32),
+}
+
+impl BackupRequest {
+    /// Where the path `name` in `above` is read instead.
+    pub(super) fn view(&self, above: &[u8], name: &[u8]) -> Option<&View> {
+        self.views.iter().find(|view| {
+            let path = view.path.as_os_str().as_bytes();
+            let rest = path.strip_prefix(above.strip_suffix(b"/").unwrap_or(above));
+            rest.and_then(|rest| rest.strip_prefix(b"/")) == Some(name)
+        })
+    }
+}

@@ -1,0 +1,268 @@
+//! Snapshots: taken, put in place, deleted; and what a killed daemon left of that.
+//!
+//! A snapshot is completed when its markers are there, whatever the catalog says. A restore has a
+//! journal, by which it is finished or put back.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::Report;
+use crate::catalog::{Job, Resource, Snapshot, State, Tables, Task, Writer, backup, snapshot as index};
+use crate::model::{Error, Progress, Result};
+use crate::service::snapshots::engines;
+use crate::service::units::Action;
+use crate::service::{Event, ObjectKind, Service};
+use crate::snapshot::swap::{Phase, Swap};
+use crate::snapshot::{self, FORMAT, Marker, Store, Taking, Whose};
+use crate::source::mounts;
+
+/// How many paths a message names.
+const NAMED: usize = 5;
+
+/// What a journal of a restore is called.
+const SWAP: (&str, &str) = ("swap-", ".json");
+
+impl Service {
+    fn snapshot_of_job(&self, job: &Job) -> Result<(Snapshot, Resource)> {
+        let id = job.task.snapshot().ok_or_else(|| Error::failed(format!("job {} names no snapshot", job.id)))?;
+        self.catalog.read(|r| {
+            let row = r.need::<Snapshot>(id)?;
+            let resource = r.need(row.resource)?;
+            Ok((row, resource))
+        })
+    }
+
+    pub(super) fn run_snapshot(&self, job: &Job, progress: &Arc<Progress>) -> Result<Report> {
+        let (row, resource) = self.snapshot_of_job(job)?;
+        let (marker, tally, held, message) = self.take(&row, &resource, progress).inspect_err(|_| {
+            // Nothing of it is left, so that it is not there by halves.
+            if let Err(e) = snapshot::delete(row.uuid, &[]) {
+                tracing::warn!("what there was of snapshot {} could not be removed: {e}", row.id);
+            }
+        })?;
+        // It is there: whatever is still to be found out about it, others may use it.
+        let now = self.now();
+        let parts = marker.parts.clone();
+        self.catalog.write(|w| {
+            w.update::<Snapshot>(row.id, |row| {
+                publish(row, &marker);
+                row.completed_at = Some(now);
+                row.message = message;
+                Ok(())
+            })
+        })?;
+        self.emit(Event::ObjectChanged { kind: ObjectKind::Resource, id: row.resource });
+        let tally = tally.or_else(|| match snapshot::measure(row.uuid, &parts, progress) {
+            Ok(tally) => Some(tally),
+            Err(e) => {
+                tracing::warn!("how much snapshot {} holds is not known: {e}", row.id);
+                None
+            }
+        });
+        let mut result = json!({
+            "snapshot": row.id,
+            "held_ms": u64::try_from(held.as_millis()).unwrap_or(u64::MAX),
+            "atomic": parts.iter().all(|part| part.atomic),
+        });
+        let Some(tally) = tally else { return Ok(Report::of(result)) };
+        result["bytes"] = tally.bytes.into();
+        result["files"] = tally.entries.into();
+        progress.expect(tally.entries, tally.bytes);
+        Ok(Report::of(result).then(move |w| {
+            w.update::<Snapshot>(row.id, |row| {
+                (row.size, row.entries) = (Some(tally.bytes), Some(tally.entries));
+                Ok(())
+            })
+            .map(drop)
+        }))
+    }
+
+    /// Takes it, and says what it is, what it holds where that is known already, how long units
+    /// were held back, and what should be said of it.
+    #[allow(clippy::type_complexity)]
+    fn take(
+        &self,
+        row: &Snapshot,
+        resource: &Resource,
+        progress: &Arc<Progress>,
+    ) -> Result<(Marker, Option<snapshot::Tally>, std::time::Duration, Option<String>)> {
+        let project = self.catalog.read(|r| r.need::<crate::catalog::Project>(resource.project))?;
+        let marker = Marker {
+            format: FORMAT,
+            uuid: row.uuid,
+            id: row.id,
+            machine: self.machine().id,
+            resource: Whose { id: resource.id, name: resource.name.clone(), project: project.name },
+            name: row.name.clone(),
+            description: row.description.clone(),
+            automatic: row.automatic,
+            schedule: row.schedule,
+            created_at: row.created_at,
+            parts: Vec::new(),
+        };
+        let mut taking = Taking::begin(marker, &resource.paths)?;
+        let action = Action::parse(&row.unit_action);
+        let ((), held) = self.with_units(row.job, &resource.units, action, progress, || taking.fix(progress))?;
+        taking.finish(progress)?;
+        let left_out = taking.left_out()?;
+        progress.check()?;
+        let (marker, tally) = taking.publish()?;
+        let mut message = Vec::new();
+        let holds = action != Action::None && !resource.units.is_empty();
+        for part in marker.parts.iter().filter(|part| !part.atomic && !holds) {
+            message.push(format!("the files of {} are not all of one moment", part.path.display()));
+        }
+        if !left_out.is_empty() {
+            let names: Vec<_> = left_out.iter().take(NAMED).map(|p| p.display().to_string()).collect();
+            message.push(format!("{} subvolumes are not in it: {}", left_out.len(), names.join(", ")));
+        }
+        let message = (!message.is_empty()).then(|| message.join("; "));
+        Ok((marker, tally, held, message))
+    }
+
+    pub(super) fn run_delete_snapshot(&self, job: &Job) -> Result<Report> {
+        let (row, resource) = self.snapshot_of_job(job)?;
+        snapshot::delete(row.uuid, &row.parts)?;
+        let mut report = Report::of(json!({ "snapshot": row.id }));
+        report.events.push(Event::ObjectChanged { kind: ObjectKind::Resource, id: resource.id });
+        Ok(report.then(move |w| {
+            w.remove::<Snapshot>(row.id)?;
+            drop_unused(w, row.resource)
+        }))
+    }
+
+    /// The journal of a restore.
+    fn swap_file(&self, job: u64) -> PathBuf {
+        self.options.state_dir.join(format!("{}{job}{}", SWAP.0, SWAP.1))
+    }
+
+    pub(super) fn run_restore_snapshot(&self, job: &Job, progress: &Arc<Progress>) -> Result<Report> {
+        let (row, resource) = self.snapshot_of_job(job)?;
+        let running = self.units_to_hold(&resource.units, Action::Stop)?;
+        let units = running.as_slice();
+        let mut swap = Swap::stage(&self.swap_file(job.id), row.uuid, &row.parts, progress)?;
+        let done = progress.check().and_then(|()| self.stop_units(job.id, units)).and_then(|()| swap.exchange());
+        // Whatever came of it, they run again; if they do not on what they found, what was there
+        // before is better.
+        let started = self.start_units(job.id, units);
+        let failed = match (done, started) {
+            (Ok(()), Ok(())) => None,
+            (Ok(()), Err(e)) => {
+                let e = e.context("the units do not start with the snapshot, and what was there before was put back");
+                let back = self.stop_units(job.id, units).and_then(|()| swap.back());
+                Some(match back.and_then(|()| self.start_units(job.id, units)) {
+                    Ok(()) => e,
+                    Err(worse) => e.context(worse),
+                })
+            }
+            (Err(e), Ok(())) => Some(e),
+            (Err(e), Err(worse)) => Some(e.context(worse)),
+        };
+        if let Some(e) = failed {
+            if swap.phase() == Phase::Staging
+                && let Err(left) = swap.abandon()
+            {
+                tracing::warn!("what was staged for the restore of snapshot {} is left: {left}", row.id);
+            }
+            return Err(e);
+        }
+        let mut result = json!({ "snapshot": row.id, "units_stopped": units.len() });
+        if resource.units.is_empty() {
+            result["message"] = "no units were stopped".into();
+        }
+        if let Err(left) = swap.finish() {
+            tracing::warn!("what the restore of snapshot {} replaced is not all removed: {left}", row.id);
+            result["message"] = format!("what was replaced is not all removed: {left}").into();
+        }
+        Ok(Report::of(result))
+    }
+
+    /// Finishes restores that were interrupted, or puts back what they had begun. Answers with the
+    /// jobs that did all they should, and with those that could not be looked after, and why.
+    pub(in crate::service) fn recover_swaps(&self) -> BTreeMap<u64, Result<()>> {
+        let mut found = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.options.state_dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|n| n.strip_prefix(SWAP.0)?.strip_suffix(SWAP.1)?.parse::<u64>().ok());
+            let Some(job) = number else { continue };
+            crate::host::notify::starting(&format!("recovering the restore of job {job}"));
+            match self.recover_swap(&entry.path()) {
+                Ok(true) => drop(found.insert(job, Ok(()))),
+                Ok(false) => {}
+                Err(e) => {
+                    tracing::error!("the restore of job {job} is half done, and the next start tries again: {e}");
+                    found.insert(job, Err(e));
+                }
+            }
+        }
+        found
+    }
+
+    fn recover_swap(&self, file: &std::path::Path) -> Result<bool> {
+        let Some(mut swap) = Swap::open(file)? else { return Ok(false) };
+        // Units that were stopped are started once the daemon runs: their manager may wait for it.
+        if swap.phase() == Phase::Swapped {
+            return swap.finish().map(|()| true);
+        }
+        if swap.phase() != Phase::Staging {
+            swap.back()?;
+        }
+        swap.abandon().map(|()| false)
+    }
+
+    /// Finds out whether a snapshot that had begun is there, and removes what there is if not.
+    pub(in crate::service) fn settle_snapshot(&self, id: u64) -> Result<Option<Marker>> {
+        let row = self.catalog.read(|r| r.need::<Snapshot>(id))?;
+        let stores = Store::all(&mounts::all()?);
+        let mut markers = Vec::new();
+        for store in &stores {
+            markers.extend(store.marker(row.uuid)?.map(|marker| (store.uuid, marker)));
+        }
+        if let Some((_, marker)) = markers.first()
+            && marker.parts.iter().all(|part| markers.iter().any(|(store, _)| *store == part.store))
+        {
+            return Ok(Some(marker.clone()));
+        }
+        snapshot::delete(row.uuid, &[]).map(|()| None)
+    }
+}
+
+/// Takes over what a marker says.
+pub(in crate::service) fn publish(row: &mut Snapshot, marker: &Marker) {
+    row.status = State::Completed;
+    row.engine = engines(marker);
+    row.parts.clone_from(&marker.parts);
+    row.message = None;
+}
+
+/// Removes a resource that was removed, once nothing is left of it.
+pub(super) fn drop_unused(w: &Writer, id: u64) -> Result<()> {
+    let Some(resource) = w.get::<Resource>(id)? else { return Ok(()) };
+    let unused = w.indexed(backup::BY_RESOURCE, id)?.is_empty() && w.indexed(index::BY_RESOURCE, id)?.is_empty();
+    if resource.removed_at.is_some() && unused { w.remove::<Resource>(id) } else { Ok(()) }
+}
+
+/// What the end of a job means for its snapshot.
+pub(super) fn note_end(w: &Writer, task: &Task, error: Option<&Error>) -> Result<()> {
+    let (Some(id), Some(error)) = (task.snapshot(), error) else { return Ok(()) };
+    let Some(mut row) = w.get::<Snapshot>(id)? else { return Ok(()) };
+    match task {
+        // What is there stays so, whatever happened afterwards.
+        Task::Snapshot { .. } if row.status != State::Completed => {
+            row.status = State::Failed;
+            row.message = Some(error.message.clone());
+        }
+        Task::DeleteSnapshot { .. } => {
+            row.deleting = false;
+            // Another may have its name by now.
+            if w.named::<Snapshot>(row.resource, &row.name)?.is_some_and(|other| other != id) {
+                row.name = format!("kept-{id}");
+            }
+        }
+        _ => return Ok(()),
+    }
+    w.put(&row)
+}

@@ -1,0 +1,304 @@
+//! A tree cloned file by file: the clones share all blocks with their originals.
+//!
+//! Every file is of one moment, and so is all that its inode says; a tree in which somebody writes
+//! meanwhile is not. What vanishes while it is being cloned is not in the clone; anything else that
+//! cannot be cloned exactly ends the whole.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{
+    AtFlags, IFlags, Mode, OFlags, Timespec, Timestamps, fstat, ftruncate, futimens, ioctl_ficlone, ioctl_getflags,
+    ioctl_setflags, linkat, mkdirat, openat, readlinkat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::crew::{Tally, below, child, each_directory};
+use super::engine::split;
+use super::ioctl;
+use crate::model::{Error, IoContext, Progress, Result};
+use crate::restore::item::make_special;
+use crate::restore::live;
+use crate::restore::meta::{self, Handle, Scope};
+use crate::source::stat::Type;
+use crate::source::{Stat, capture, file};
+use crate::vault::tree::{Kind, Metadata, Owner};
+
+/// How often a file that is written to is cloned again, so that its times are those of its content.
+const ATTEMPTS: u32 = 3;
+/// Hard links are looked up under so many locks.
+const SHARDS: usize = 64;
+/// Directories with longer paths are not entered.
+const PATH_LIMIT: usize = 32 << 10;
+/// What must be the same before blocks can be shared.
+const EARLY: IFlags = IFlags::NOCOW.union(IFlags::COMPRESSED);
+
+/// Names yet to come of an inode, and where its first one is.
+type First = (u32, Vec<u8>);
+
+struct Cloning<'a> {
+    from: &'a OwnedFd,
+    to: &'a OwnedFd,
+    shown: &'a Path,
+    leave: &'a (dyn Fn(&[u8]) -> bool + Sync),
+    progress: &'a Progress,
+    device: (u32, u32),
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    firsts: Vec<Mutex<HashMap<u64, First>>>,
+    /// Files with several names that become immutable when they have all of them.
+    locks: Mutex<Vec<(Vec<u8>, u32)>>,
+}
+
+/// Whether an error means that what was listed is not there any more.
+fn vanished(e: Errno) -> bool {
+    matches!(e, Errno::NOENT | Errno::LOOP | Errno::NOTDIR | Errno::STALE)
+}
+
+/// Clones all that is in the directory `from` into the empty directory `to`, which becomes like it.
+/// Of the names at its top, those that are to be left are not cloned. `shown` is what messages
+/// call it.
+pub fn tree(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    shown: &Path,
+    leave: &(dyn Fn(&[u8]) -> bool + Sync),
+    progress: &Progress,
+) -> Result<Tally> {
+    let device = Stat::of(from).at(|| format!("cannot look at {}", shown.display()))?.dev;
+    let clone = Cloning {
+        from,
+        to,
+        shown,
+        leave,
+        progress,
+        device,
+        entries: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        firsts: (0..SHARDS).map(|_| Mutex::default()).collect(),
+        locks: Mutex::default(),
+    };
+    each_directory(|path| clone.directory(path))?;
+    for (path, flags) in clone.locks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        clone.lock(&path, flags).at(|| format!("cannot make {} immutable", clone.name(&path).display()))?;
+    }
+    Ok(Tally { entries: clone.entries.load(Relaxed), bytes: clone.bytes.load(Relaxed) })
+}
+
+/// Clones one entry that is no directory.
+pub fn single(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8], shown: &Path) -> Result<Tally> {
+    let what = || format!("cannot clone {}", shown.display());
+    let stat = Stat::at(from, name).at(what)?;
+    if stat.kind == Type::File {
+        let (stat, flags) = regular(from, name, to, as_name).at(what)?;
+        set_locks(to, as_name, flags).at(what)?;
+        return Ok(Tally { entries: 1, bytes: stat.blocks * 512 });
+    }
+    special(from, name, to, as_name, &stat).at(what)?;
+    Ok(Tally { entries: 1, bytes: 0 })
+}
+
+impl Cloning<'_> {
+    fn name(&self, path: &[u8]) -> PathBuf {
+        use std::os::unix::ffi::OsStrExt;
+        self.shown.join(std::ffi::OsStr::from_bytes(path))
+    }
+
+    fn failed(&self, path: &[u8], error: std::io::Error) -> Error {
+        let name = self.name(path);
+        let hint = match error.raw_os_error() {
+            Some(nix::libc::EXDEV) => "; something is mounted there",
+            Some(nix::libc::ETXTBSY) => "; it is a swap file in use, which cannot be cloned",
+            _ => "",
+        };
+        let error = Error::io(format!("cannot clone {}", name.display()), &error);
+        Error { message: error.message + hint, ..error }
+    }
+
+    /// Clones what is directly in a directory; answers with the directories among it.
+    fn directory(&self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let fail = |e: Errno| self.failed(path, e.into());
+        self.progress.check()?;
+        if path.len() > PATH_LIMIT {
+            return Err(self.failed(path, Errno::NAMETOOLONG.into()));
+        }
+        self.progress.set_current(&String::from_utf8_lossy(path));
+        let from = match below(self.from, path) {
+            Err(e) if vanished(e) && !path.is_empty() => return self.without(path).map(|()| Vec::new()),
+            opened => opened.map_err(fail)?,
+        };
+        let to = below(self.to, path).map_err(fail)?;
+        let mut ahead = Vec::new();
+        for name in live::names(&from).map_err(fail)? {
+            if path.is_empty() && (self.leave)(&name) {
+                continue;
+            }
+            let at = child(path, &name);
+            match self.entry(&from, &to, &name, &at) {
+                Ok(true) => ahead.push(at),
+                Ok(false) => {}
+                Err(e) => match e.raw_os_error().map(Errno::from_raw_os_error) {
+                    Some(gone) if vanished(gone) => {
+                        // What was begun of it is nothing by itself.
+                        let _ = live::remove(&to, &name, false);
+                    }
+                    _ => return Err(self.failed(&at, e)),
+                },
+            }
+        }
+        let want =
+            metadata(&Stat::of(&from).map_err(fail)?, capture::xattrs(&from).map_err(fail)?, capture::flags(&from));
+        times(&from, &to).map_err(fail)?;
+        dress(Handle::Open(to.as_fd()), &want, Scope::All).map_err(|e| self.failed(path, e))?;
+        Ok(ahead)
+    }
+
+    /// A directory that went since it was listed.
+    fn without(&self, path: &[u8]) -> Result<()> {
+        let (above, name) = split(path);
+        let gone = below(self.to, above).and_then(|dir| unlinkat(dir, name, AtFlags::REMOVEDIR));
+        gone.map_err(|e| self.failed(path, e.into()))
+    }
+
+    /// Clones one entry; a directory is only made, and told by true.
+    fn entry(&self, from: &OwnedFd, to: &OwnedFd, name: &[u8], at: &[u8]) -> std::io::Result<bool> {
+        let stat = Stat::at(from, name)?;
+        let is_dir = stat.kind == Type::Directory;
+        // In a snapshot on btrfs, what stands for a subvolume that is not in it is an empty directory.
+        if stat.dev != self.device && !(is_dir && stat.ino == ioctl::EMPTY_SUBVOLUME) {
+            return Err(Errno::XDEV.into());
+        }
+        let mut bytes = 0;
+        match stat.kind {
+            Type::Directory => mkdirat(to, name, Mode::RWXU)?,
+            _ if stat.nlink > 1 => bytes = self.linked(from, to, name, at, &stat)?,
+            Type::File => {
+                let (stat, flags) = regular(from, name, to, name)?;
+                set_locks(to, name, flags)?;
+                bytes = stat.blocks * 512;
+            }
+            _ => special(from, name, to, name, &stat)?,
+        }
+        self.entries.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.progress.add(1, bytes);
+        Ok(is_dir)
+    }
+
+    /// One of several names of an inode: the first is cloned, the others are linked to it.
+    fn linked(&self, from: &OwnedFd, to: &OwnedFd, name: &[u8], at: &[u8], stat: &Stat) -> std::io::Result<u64> {
+        let shard = usize::try_from(stat.ino % SHARDS as u64).unwrap_or(0);
+        let Some(shard) = self.firsts.get(shard) else { return Ok(0) };
+        // Held while it is cloned: nobody links to it before it is whole.
+        let mut firsts = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((left, first)) = firsts.get_mut(&stat.ino) {
+            let (above, leaf) = split(first);
+            linkat(below(self.to, above)?, leaf, to, name, AtFlags::empty())?;
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                firsts.remove(&stat.ino);
+            }
+            return Ok(0);
+        }
+        let (now, flags) = match stat.kind {
+            Type::File => regular(from, name, to, name)?,
+            _ => special(from, name, to, name, stat).map(|()| (Stat { blocks: 0, ..*stat }, 0))?,
+        };
+        if now.ino != stat.ino {
+            // Somebody exchanged it since it was looked at: a file of its own.
+            set_locks(to, name, flags)?;
+            return Ok(now.blocks * 512);
+        }
+        if flags & live::LOCKS.bits() != 0 {
+            self.locks.lock().unwrap_or_else(PoisonError::into_inner).push((at.to_vec(), flags));
+        }
+        firsts.insert(stat.ino, (now.nlink.saturating_sub(1), at.to_vec()));
+        Ok(now.blocks * 512)
+    }
+
+    fn lock(&self, path: &[u8], flags: u32) -> rustix::io::Result<()> {
+        let (above, name) = split(path);
+        set_locks(&below(self.to, above)?, name, flags)
+    }
+}
+
+fn metadata(stat: &Stat, xattrs: capture::Xattrs, flags: u32) -> Metadata {
+    let owner = Owner { uid: stat.uid, gid: stat.gid, ..Owner::default() };
+    Metadata { mode: stat.mode, owner: Arc::new(owner), mtime: stat.mtime, xattrs, flags }
+}
+
+/// Sets metadata; whatever cannot be set is an error.
+fn dress(handle: Handle<'_>, want: &Metadata, scope: Scope) -> std::io::Result<()> {
+    match meta::bring(handle, want, scope, false).problems.into_iter().next() {
+        None => Ok(()),
+        Some(problem) => Err(std::io::Error::other(problem)),
+    }
+}
+
+/// Takes over the times of last access and modification.
+fn times(from: impl AsFd, to: impl AsFd) -> rustix::io::Result<()> {
+    let stat = fstat(from)?;
+    let time = |sec: i64, nsec: u64| Timespec { tv_sec: sec, tv_nsec: i64::try_from(nsec).unwrap_or(0) };
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    futimens(to, &times)
+}
+
+fn set_locks(dir: &OwnedFd, name: &[u8], flags: u32) -> rustix::io::Result<()> {
+    if flags & live::LOCKS.bits() == 0 { Ok(()) } else { meta::lock(live::open_file(dir, name)?, flags) }
+}
+
+/// Clones a regular file, all but what makes it immutable; its status at that moment, with the
+/// blocks of the clone, and its flags.
+fn regular(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8]) -> std::io::Result<(Stat, u32)> {
+    let (file, mut stat) = match file::open(from, name) {
+        // Something else has its name by now: it is gone.
+        Err(e) if e.raw_os_error().is_none() => return Err(Errno::STALE.into()),
+        opened => opened?,
+    };
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let copy = openat(to, as_name, flags, Mode::RUSR | Mode::WUSR)?;
+    let flags = capture::flags(&file);
+    let (now, early) = (ioctl_getflags(&copy).unwrap_or(IFlags::empty()), IFlags::from_bits_retain(flags) & EARLY);
+    if now & EARLY != early {
+        ioctl_setflags(&copy, (now - EARLY) | early)?;
+    }
+    for attempt in 1.. {
+        if stat.size > 0 {
+            ioctl_ficlone(&copy, &file)?;
+        }
+        let now = Stat::of(&file)?;
+        let same = !now.changed_since(&stat);
+        stat = now;
+        if same || attempt == ATTEMPTS {
+            break;
+        }
+        ftruncate(&copy, 0)?;
+    }
+    times(&file, &copy)?;
+    let want = metadata(&stat, capture::xattrs(&file)?, flags);
+    dress(Handle::Open(copy.as_fd()), &want, Scope::Unlocked)?;
+    // The original may have blocks in store beyond its end.
+    stat.blocks = Stat::of(&copy)?.blocks;
+    Ok((stat, flags))
+}
+
+fn special(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8], stat: &Stat) -> std::io::Result<()> {
+    let kind = match stat.kind {
+        Type::Symlink => Kind::Symlink { target: readlinkat(from, name, Vec::new())?.into_bytes() },
+        Type::CharDevice => Kind::CharDevice(stat.rdev),
+        Type::BlockDevice => Kind::BlockDevice(stat.rdev),
+        Type::Fifo => Kind::Fifo,
+        Type::Socket => Kind::Socket,
+        Type::Directory | Type::File => return Err(Errno::STALE.into()),
+    };
+    make_special(to, as_name, &kind)?;
+    let copy = live::open_path(to, as_name)?;
+    let want = metadata(stat, capture::xattrs_at(from.as_fd(), name)?, 0);
+    dress(Handle::Named(copy.as_fd(), to.as_fd(), as_name), &want, Scope::Unflagged)
+}
