@@ -11,6 +11,7 @@
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
 //! | `tell`, `metrics` | who is told what went wrong |
+//! | `places` | where destinations are, and what opens them |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
@@ -42,6 +43,7 @@ mod metrics;
 mod open;
 mod options;
 mod page;
+mod places;
 mod projects;
 mod recover;
 mod resources;
@@ -185,6 +187,7 @@ impl Service {
             service.first_start()?;
             service.declare(&declared).map_err(Unopened::configuration)?;
         }
+        service.sweep_credentials();
         service.recover()?;
         host::notify::starting("showing the backups");
         service.show_all();
@@ -293,7 +296,7 @@ impl Service {
     fn own_directories(&self, t: &impl Tables) -> Result<Vec<PathBuf>> {
         let o = &self.options;
         let mut dirs = vec![o.state_dir.clone(), o.cache_dir.clone(), o.browse_path.clone()];
-        dirs.extend(t.all::<Destination>()?.iter().map(|d| d.directory().to_path_buf()));
+        dirs.extend(t.all::<Destination>()?.iter().filter_map(|d| d.directory().map(PathBuf::from)));
         // A directory may be reached by another name: the real one counts too.
         let real: Vec<PathBuf> = dirs.iter().filter_map(|d| std::fs::canonicalize(d).ok()).collect();
         dirs.extend(real);

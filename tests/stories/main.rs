@@ -8,6 +8,8 @@ mod common;
 mod architecture;
 mod bad_input;
 mod checkpoints;
+#[cfg(feature = "s3")]
+mod cloud;
 mod command;
 mod crash;
 mod declared;
@@ -20,5 +22,7 @@ mod resource_root;
 mod restart;
 mod scale;
 mod schedules;
+#[cfg(feature = "s3")]
+mod stores;
 mod tasks;
 mod trouble;

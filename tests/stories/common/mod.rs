@@ -8,6 +8,10 @@ mod daemon;
 mod disk;
 mod facts;
 pub mod many;
+#[cfg(feature = "s3")]
+pub mod proxy;
+#[cfg(feature = "s3")]
+pub mod s3;
 mod tools;
 mod tree;
 
