@@ -445,6 +445,10 @@ impl<'a> Walker<'a> {
             Content::Whole(id) => has(id),
             Content::Parts(parts) => parts.iter().all(|part| has(&part.id)),
             Content::Lists(lists) => lists.iter().all(|list| {
+                // One that is only cached is not stored any more.
+                if !has(&list.id) {
+                    return false;
+                }
                 let blob = self.context.vault.read_blob(&list.id);
                 let parts = blob.and_then(|blob| content::decode_list(&blob, list.len));
                 parts.is_ok_and(|parts| parts.iter().all(|part| has(&part.id)))

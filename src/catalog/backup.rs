@@ -97,6 +97,9 @@ pub struct Backup {
     pub protected: bool,
     /// Whether it is on its way out.
     pub deleting: bool,
+    /// Whether that is because its vault is.
+    #[serde(default)]
+    pub with_vault: bool,
     /// How far it is.
     pub status: State,
     /// Words of whoever asked for it.
@@ -129,8 +132,8 @@ pub struct Backup {
     pub error: Option<String>,
     /// What there is to say.
     pub message: Option<String>,
-    /// Whether its manifest may be in the vault all the same: the daemon was killed, and the vault
-    /// could not be asked since.
+    /// Whether its manifest may be in the vault all the same: the daemon was killed or publishing
+    /// it ended in an error, and the vault could not be asked since.
     #[serde(default)]
     pub unsure: bool,
     /// The schedule that made it.

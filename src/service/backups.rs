@@ -196,6 +196,7 @@ impl Service {
             partial: false,
             protected: false,
             deleting: false,
+            with_vault: false,
             status: State::Pending,
             description: wish.description,
             browse: resource.browse,

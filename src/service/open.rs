@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind as Io, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Service, locked};
@@ -19,6 +19,9 @@ const LEFT_ALONE: Duration = Duration::from_secs(20);
 
 /// Decoded segments kept per vault.
 const MEMORY: usize = 64 << 20;
+
+/// How long destinations may take to answer where others wait that need not.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A vault that is open, with what others need to open it too.
 #[derive(Debug)]
@@ -93,25 +96,33 @@ impl ObjectStore for OneSlot<'_> {
     }
 }
 
-type Slot = Arc<Mutex<Option<Arc<OpenVault>>>>;
+#[derive(Debug, Default)]
+struct Slot {
+    /// Never held while anything is read or written.
+    open: Mutex<Option<Arc<OpenVault>>>,
+    /// Held while the vault is opened.
+    opening: Mutex<()>,
+}
 
 /// The vaults that are open, by id. Opening one does not hold up the others.
 #[derive(Debug, Default)]
 pub(super) struct OpenVaults {
-    slots: Mutex<BTreeMap<u64, Slot>>,
+    slots: Mutex<BTreeMap<u64, Arc<Slot>>>,
+    /// Those that are opened by a thread of their own, and whether somebody went on without.
+    awaited: Mutex<BTreeMap<u64, bool>>,
+    changed: Condvar,
     /// When and why one could not be opened last.
     failed: Mutex<BTreeMap<u64, (Instant, Error)>>,
 }
 
 impl OpenVaults {
-    fn slot(&self, id: u64) -> Slot {
+    fn slot(&self, id: u64) -> Arc<Slot> {
         Arc::clone(locked(&self.slots).entry(id).or_default())
     }
 
     /// A vault that is open already; never waits for one that is being opened.
     pub fn opened(&self, id: u64) -> Option<Arc<OpenVault>> {
-        let slot = self.slot(id);
-        slot.try_lock().ok().and_then(|open| open.clone())
+        locked(&self.slot(id).open).clone()
     }
 
     /// Forgets a vault: the next use opens it again.
@@ -186,9 +197,13 @@ impl Service {
     /// The vault, opened if it is not yet.
     pub(super) fn open_vault(&self, row: &VaultRow) -> Result<Arc<OpenVault>> {
         let slot = self.vaults.slot(row.id);
-        let mut open = locked(&slot);
-        if let Some(open) = &*open {
-            return Ok(Arc::clone(open));
+        let ready = || locked(&slot.open).clone();
+        if let Some(open) = ready() {
+            return Ok(open);
+        }
+        let opening = locked(&slot.opening);
+        if let Some(open) = ready() {
+            return Ok(open);
         }
         let primary = row.destinations.first().copied().unwrap_or_default();
         let place: Destination = self.catalog.read(|r| r.need(primary))?;
@@ -202,12 +217,10 @@ impl Service {
             e
         })?);
         locked(&self.vaults.failed).remove(&row.id);
-        *open = Some(Arc::clone(&opened));
-        drop(open);
-        match self.ask_for_unsure(row.id, &opened.vault) {
-            Ok(true) => self.show_all(),
-            Ok(false) => {}
-            Err(e) => tracing::warn!("{}: {e}", name()),
+        *locked(&slot.open) = Some(Arc::clone(&opened));
+        drop(opening);
+        if let Err(e) = self.ask_for_unsure(row.id, &opened.vault) {
+            tracing::warn!("{}: {e}", name());
         }
         Ok(opened)
     }
@@ -219,6 +232,47 @@ impl Service {
         match self.vaults.failed_lately(row.id).filter(|_| elsewhere) {
             Some(e) => Err(e),
             None => self.open_vault(row),
+        }
+    }
+
+    /// Opens vaults, all at once, and waits for them, but not for ever: a destination that hangs
+    /// must not keep the daemon from starting or from answering. What opens later is shown in the
+    /// mount then.
+    pub(super) fn open_promptly(&self, rows: &[VaultRow]) {
+        let vaults = &self.vaults;
+        let closed = |row: &&VaultRow| vaults.opened(row.id).is_none();
+        let wanted: Vec<u64> = rows.iter().filter(closed).map(|row| row.id).collect();
+        let mut awaited = locked(&vaults.awaited);
+        for row in rows.iter().filter(|row| wanted.contains(&row.id)) {
+            let Some(me) = self.me.upgrade() else { return };
+            let row = row.clone();
+            if awaited.contains_key(&row.id) {
+                continue;
+            }
+            awaited.insert(row.id, false);
+            std::thread::spawn(move || {
+                match me.open_vault_to_show(&row) {
+                    // Of one elsewhere it was told already, and the clock looks for it again.
+                    Err(e) if me.vaults.state(row.id).is_none() => {
+                        tracing::warn!("backups in vault {:?} cannot be browsed: {e}", row.name);
+                    }
+                    _ => {}
+                }
+                let late = locked(&me.vaults.awaited).remove(&row.id);
+                me.vaults.changed.notify_all();
+                if late == Some(true) {
+                    me.show_all();
+                }
+            });
+        }
+        let waiting = |awaited: &mut BTreeMap<u64, bool>| wanted.iter().any(|id| awaited.contains_key(id));
+        let waited = vaults.changed.wait_timeout_while(awaited, PATIENCE, waiting);
+        let (mut awaited, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        for id in &wanted {
+            if let Some(late) = awaited.get_mut(id) {
+                *late = true;
+                tracing::warn!("vault {id} does not open: its destination does not answer; going on without it");
+            }
         }
     }
 

@@ -175,10 +175,14 @@ impl Service {
             let vault = r.need::<VaultRow>(row.vault)?;
             Ok((row, vault))
         })?;
-        let open = self.open_vault(&vault)?;
+        self.open_promptly(std::slice::from_ref(&vault));
+        let open = self.vaults.opened(vault.id);
+        let open =
+            open.ok_or_else(|| Error::destination_failed(format!("vault {:?} could not be opened", vault.name)))?;
         self.find_manifest_in(&open.vault, &row)
     }
 
+    /// The manifest of a backup, or none if the vault is there and has none of it.
     fn find_manifest_in(&self, vault: &Vault, row: &Backup) -> Result<Option<(crate::model::Id, Manifest)>> {
         let known = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, row.vault))?;
         let known: Vec<_> = known.into_iter().filter_map(|b| b.manifest).collect();
@@ -186,15 +190,31 @@ impl Service {
             match vault.manifest(&manifest) {
                 Ok(found) if found.uuid == row.uuid => return Ok(Some((manifest, found))),
                 Ok(_) => {}
-                Err(e) => tracing::warn!("manifest {manifest} cannot be read: {e}"),
+                Err(e) if e.kind == ErrorKind::Damaged => tracing::warn!("manifest {manifest} cannot be read: {e}"),
+                Err(e) => return Err(e),
             }
         }
+        // Nothing is concluded from what another place does not have.
+        vault.check_identity()?;
         Ok(None)
     }
 
-    /// Asks a vault that was just opened for the backups of which it is not known whether they
-    /// were published. Says whether there were any that were.
-    pub(super) fn ask_for_unsure(&self, vault: u64, open: &Vault) -> Result<bool> {
+    /// Writes down that a backup may have been published, although that ended in an error.
+    pub(super) fn note_unsure(&self, id: u64) {
+        let noted = self.catalog.write(|w| {
+            w.update::<Backup>(id, |row| {
+                row.unsure = true;
+                Ok(())
+            })
+        });
+        if let Err(e) = noted {
+            tracing::error!("backup {id} may be in its vault, which could not be written down: {e}");
+        }
+    }
+
+    /// Asks an open vault for the ended backups of which it is not known whether they were
+    /// published, and shows those that were.
+    pub(super) fn ask_for_unsure(&self, vault: u64, open: &Vault) -> Result<()> {
         let unsure = self.catalog.read(|r| r.rows_at::<Backup>(backup::UNSURE, vault))?;
         let mut any = false;
         for row in unsure {
@@ -212,7 +232,10 @@ impl Service {
                 })?),
             }
         }
-        Ok(any)
+        if any {
+            self.show_all();
+        }
+        Ok(())
     }
 
     fn complete_from(&self, id: u64, (object, manifest): (crate::model::Id, Manifest)) -> Result<()> {
@@ -223,11 +246,16 @@ impl Service {
                 Ok(())
             })?;
             super::retention::replan(w, &row, self.now())?;
-            w.update::<VaultRow>(row.vault, |vault| {
-                vault.last_manifest = Some(object);
-                Ok(())
-            })?;
-            if let Some(mut resource) = w.get::<Resource>(row.resource)? {
+            // Later ones may have been completed meanwhile.
+            if w.indexed(backup::GOOD_BY_VAULT, row.vault)?.last() == Some(&id) {
+                w.update::<VaultRow>(row.vault, |vault| {
+                    vault.last_manifest = Some(object);
+                    Ok(())
+                })?;
+            }
+            if w.indexed(backup::GOOD_BY_RESOURCE, row.resource)?.last() == Some(&id)
+                && let Some(mut resource) = w.get::<Resource>(row.resource)?
+            {
                 super::work::note_success(&mut resource, &row);
                 w.put(&resource)?;
             }

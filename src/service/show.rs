@@ -2,7 +2,6 @@
 //!
 //! A mount that cannot be had never holds up a backup: it is logged, and the rest goes on.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -101,16 +100,9 @@ impl Service {
     pub(super) fn show_all(&self) {
         let Some(client) = &self.show.client else { return };
         // Opened before anybody waits: a destination may be slow.
-        let vaults = self.catalog.read(Tables::all::<VaultRow>).unwrap_or_default();
-        let mut opened = BTreeMap::new();
-        for vault in vaults.iter().filter(|v| !v.removing && !v.emptied) {
-            match self.open_vault_to_show(vault) {
-                Ok(open) => drop(opened.insert(vault.id, open)),
-                // Told already, and asked again by the clock.
-                Err(_) if self.vaults.state(vault.id).is_some() => {}
-                Err(e) => tracing::warn!("backups in vault {:?} cannot be browsed: {e}", vault.name),
-            }
-        }
+        let mut vaults = self.catalog.read(Tables::all::<VaultRow>).unwrap_or_default();
+        vaults.retain(|v| !v.removing && !v.emptied);
+        self.open_promptly(&vaults);
         let _order = self.show.hold();
         let shown = self.catalog.read(|r| {
             let mut found = Vec::new();
@@ -123,8 +115,8 @@ impl Service {
         let sent = shown.and_then(|found| {
             let (mut vaults, mut views) = (Vec::new(), Vec::new());
             for (vault, rows) in found {
-                let Some(open) = opened.get(&vault.id) else { continue };
-                vaults.push(self.access(open));
+                let Some(open) = self.vaults.opened(vault.id) else { continue };
+                vaults.push(self.access(&open));
                 for row in rows {
                     views.push(view(&row, &vault)?);
                 }

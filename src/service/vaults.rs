@@ -234,11 +234,10 @@ impl Service {
 
     fn vault_map(&self, row: &VaultRow) -> Result<Map> {
         // Outside of any transaction: a destination may be slow. One elsewhere is not waited for at all.
-        let open = match self.catalog.read(|r| open::is_elsewhere(r, row))? {
-            true => self.vaults.opened(row.id),
-            false => self.open_vault(row).ok(),
-        };
-        let used = open.map(|open| open.vault.stored_size());
+        if !self.catalog.read(|r| open::is_elsewhere(r, row))? {
+            self.open_promptly(std::slice::from_ref(row));
+        }
+        let used = self.vaults.opened(row.id).map(|open| open.vault.stored_size());
         self.catalog.read(|r| {
             let names = row
                 .destinations

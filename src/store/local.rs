@@ -35,6 +35,17 @@ fn failed(what: &str, path: &Path, error: &std::io::Error) -> Error {
     }
 }
 
+/// The error of reading a file that could be opened: a sector or block that the disk or its file
+/// system does not give is damage to this object, and no reason to give up the others.
+fn unread(path: &Path, error: &std::io::Error) -> Error {
+    match error.raw_os_error() {
+        Some(nix::libc::EIO | nix::libc::EBADMSG | nix::libc::EUCLEAN) => {
+            Error::damaged(format!("cannot read {}: {error}", path.display()))
+        }
+        _ => failed("read", path, error),
+    }
+}
+
 impl LocalStore {
     /// Opens the directory `root`. It must exist: a destination that vanished (an unmounted
     /// disk, say) is never silently made anew.
@@ -170,7 +181,7 @@ impl ObjectStore for LocalStore {
     fn get(&self, key: &str, limit: u64) -> Result<Vec<u8>> {
         let (file, path) = self.open_object(key)?;
         let mut data = Vec::new();
-        file.take(limit.saturating_add(1)).read_to_end(&mut data).map_err(|e| failed("read", &path, &e))?;
+        file.take(limit.saturating_add(1)).read_to_end(&mut data).map_err(|e| unread(&path, &e))?;
         if u64::try_from(data.len()).unwrap_or(u64::MAX) > limit {
             return Err(Error::damaged(format!("{} is larger than the {limit} bytes it may have", path.display())));
         }
@@ -187,7 +198,7 @@ impl ObjectStore for LocalStore {
                 path.display(),
                 offset.saturating_add(len as u64)
             ))),
-            Err(e) => Err(failed("read", &path, &e)),
+            Err(e) => Err(unread(&path, &e)),
         }
     }
 

@@ -54,10 +54,12 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// The same, unless there is an object already; says whether it was stored.
     fn put_if_absent(&self, key: &str, data: &[u8]) -> Result<bool>;
 
-    /// The whole object; `NotFound` if there is none, `Damaged` if it is larger than `limit`.
+    /// The whole object; `NotFound` if there is none, `Damaged` if it is larger than `limit` or its
+    /// bytes cannot be had while those of others can.
     fn get(&self, key: &str, limit: u64) -> Result<Vec<u8>>;
 
-    /// Exactly `len` bytes from `offset`; `Damaged` if the object is shorter.
+    /// Exactly `len` bytes from `offset`; `Damaged` if the object is shorter or they cannot be had
+    /// while those of others can.
     fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
 
     /// The object's size, or `None` if there is none.

@@ -87,4 +87,11 @@ impl SegmentCache {
         slots.map.insert(key, (slot.clone(), size, clock));
         slot
     }
+
+    /// Forgets the segments of some packs, so that they are asked for in the store again.
+    pub fn forget(&self, packs: &HashSet<Id>) {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.map.retain(|(pack, _), _| !packs.contains(pack));
+        slots.bytes = slots.map.values().map(|(_, size, _)| size).sum();
+    }
 }

@@ -89,12 +89,13 @@ pub fn verify(vault: &Vault, manifests: &[Id], read_data: bool, progress: &Progr
         let mut findings = Findings { damaged: Some(&damaged), ..Findings::default() };
         let mut marks = Marks::new(vault);
         marks.tree(vault, &manifest.root, &mut findings, progress)?;
-        if manifest.error_list.is_some_and(|list| !vault.contains(&list)) {
-            findings.found.push((Vec::new(), "the list of errors is missing".into()));
+        if manifest.error_list.is_some_and(|list| !vault.contains(&list) || damaged.contains(&list)) {
+            findings.add(&[], "the list of errors cannot be read".into());
         }
-        if !findings.found.is_empty() {
+        if findings.count > 0 {
             report.damaged_backups.push(*id);
         }
+        report.problem_count += findings.count - findings.found.len() as u64;
         for (path, message) in findings.found {
             let path = String::from_utf8_lossy(&path).into_owned();
             report.add(format!("backup {} of {}: {path}", manifest.backup, manifest.resource.name), message);
@@ -106,21 +107,32 @@ pub fn verify(vault: &Vault, manifests: &[Id], read_data: bool, progress: &Progr
 #[derive(Default)]
 struct Findings<'a> {
     damaged: Option<&'a HashSet<Id>>,
+    count: u64,
+    /// The first of them, by path.
     found: Vec<(Vec<u8>, String)>,
+}
+
+impl Findings<'_> {
+    fn add(&mut self, path: &[u8], message: String) {
+        self.count += 1;
+        if self.found.len() < PROBLEMS_MAX {
+            self.found.push((path.to_vec(), message));
+        }
+    }
 }
 
 impl Visitor for Findings<'_> {
     fn missing(&mut self, path: &[u8], id: &Id) {
-        self.found.push((path.to_vec(), format!("the blob {id} is missing")));
+        self.add(path, format!("the blob {id} is missing"));
     }
 
     fn unreadable(&mut self, path: &[u8], error: Error) {
-        self.found.push((path.to_vec(), error.message));
+        self.add(path, error.message);
     }
 
     fn blob(&mut self, path: &[u8], id: &Id) {
         if self.damaged.is_some_and(|damaged| damaged.contains(id)) {
-            self.found.push((path.to_vec(), format!("the blob {id} is damaged")));
+            self.add(path, format!("the blob {id} is damaged"));
         }
     }
 }

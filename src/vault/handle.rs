@@ -208,8 +208,9 @@ impl Vault {
         })
     }
 
-    /// Takes other packs for lost.
+    /// Takes other packs for lost. What is cached of them must not hide that.
     pub(super) fn set_lost(&self, lost: HashSet<Id>) {
+        self.cache.forget(&lost);
         let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let index = self.index().as_ref().clone().with_lost(Arc::new(lost));
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);

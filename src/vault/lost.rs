@@ -55,7 +55,7 @@ impl Vault {
     }
 
     /// Writes down what a verification found: packs that were read and are whole, and packs that
-    /// are not.
+    /// are not. A store that gives nothing at all any more is no damage.
     pub(super) fn note_damage(&self, whole: &HashSet<Id>, damaged: &HashSet<Id>) -> Result<()> {
         let before = read(self.cache_dir());
         let known: HashSet<Id> = self.index().packs().map(|pack| pack.id).collect();
@@ -67,6 +67,7 @@ impl Vault {
             .copied()
             .collect();
         if after != before {
+            self.check_identity()?;
             write(self.cache_dir(), &after)?;
         }
         self.look_for_packs()

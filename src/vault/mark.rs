@@ -23,7 +23,7 @@ pub trait Visitor {
     fn missing(&mut self, path: &[u8], id: &Id);
     /// A node or list could not be read. The walk goes on beside it.
     fn unreadable(&mut self, path: &[u8], error: Error);
-    /// Called for every blob of a file when it is met; `path` is the file's.
+    /// Called for every blob when it is met, be it a file's or a node; `path` is where it belongs.
     fn blob(&mut self, _path: &[u8], _id: &Id) {}
     /// Whether subtrees that were walked before are walked again (to name every path).
     fn everything(&self) -> bool {
@@ -73,7 +73,7 @@ impl Marks {
             progress.check()?;
             match self.walk(&id) {
                 Some(true) if !visitor.everything() => continue,
-                Some(_) => {}
+                Some(_) => visitor.blob(&path, &id),
                 None => {
                     visitor.missing(&path, &id);
                     continue;

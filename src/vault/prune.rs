@@ -195,12 +195,19 @@ fn rewrite(vault: &Arc<Vault>, marks: &Marks, thin: &HashSet<Id>, progress: &Pro
 
 /// Publishes an index of all packs but those that are gone, in place of all index objects.
 fn replace_index(vault: &Vault, gone: &HashSet<Id>) -> Result<()> {
-    let old: Vec<Id> = vault.index().sources().collect();
+    let mut old: Vec<Id> = vault.index().sources().collect();
     let mut kept: Vec<PackRecord> = Vec::new();
+    let mut superseded = HashSet::new();
     for id in &old {
         let object = IndexObject::get(&*vault.store, &vault.keys, id)?;
         kept.extend(object.packs.into_iter().filter(|pack| !gone.contains(&pack.id)));
+        superseded.extend(object.supersedes);
     }
+    // What a prune that was cut short had replaced and did not delete stays replaced, or it would
+    // count again once its replacement is gone.
+    let there = object::list(&*vault.store, Class::Index)?.into_iter().map(|(id, _)| id);
+    let left: Vec<Id> = there.filter(|id| superseded.contains(id) && !old.contains(id)).collect();
+    old.extend(left);
     let mut seen = HashSet::new();
     kept.retain(|pack| seen.insert(pack.id));
     let mut groups: Vec<Vec<PackRecord>> = vec![Vec::new()];

@@ -65,12 +65,15 @@ impl Vault {
         Ok(manifest)
     }
 
-    /// Publishes a backup: everything stored before it is made durable first, then it.
+    /// Publishes a backup: everything stored before it is made durable first, then it. After an
+    /// error it may be there all the same: only a listing of the manifests tells.
     pub fn put_manifest(&self, manifest: &Manifest) -> Result<Id> {
         self.check_identity()?;
         self.store.sync()?;
         let id = object::put(&*self.store, &self.keys, Class::Manifest, &to_json(manifest)?)?;
         self.store.sync()?;
+        // What was published into another place, where the disk was unmounted meanwhile, is lost.
+        self.check_identity()?;
         Ok(id)
     }
 
@@ -78,13 +81,15 @@ impl Vault {
     pub fn delete_manifest(&self, id: &Id) -> Result<()> {
         self.check_identity()?;
         if self.store.size(&object::key(Class::Manifest, id))?.is_none() {
-            return Ok(());
+            // Gone before, unless the place went since it was looked at.
+            return self.check_identity();
         }
         let tombstone = Tombstone { manifest: *id, deleted_at: Timestamp::now() };
         object::put(&*self.store, &self.keys, Class::Tombstone, &to_json(&tombstone)?)?;
         self.store.sync()?;
         self.store.delete(&object::key(Class::Manifest, id))?;
-        self.store.sync()
+        self.store.sync()?;
+        self.check_identity()
     }
 
     /// The tombstones in the store.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 
-use crate::common::{Daemon, sh, sh_fails, wait_for};
+use crate::common::{Daemon, Disk, sh, sh_fails, wait_for};
 use crate::needs_root;
 
 /// The id of the mount, which another mount at the same place would not have.
@@ -188,4 +188,45 @@ fn a_private_directory_above_keeps_strangers_out() {
     let file = daemon.browse(id).join(inner.strip_prefix("/").unwrap()).join("file");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "hidden\n");
     assert!(sh_fails(Path::new("/"), &format!("{STRANGER} cat {}", file.display())).contains("Permission denied"));
+}
+
+#[test]
+fn a_destination_that_hangs_does_not_keep_the_daemon_from_starting() {
+    needs_root!("a_destination_that_hangs_does_not_keep_the_daemon_from_starting");
+    let mut daemon = Daemon::start();
+    let disk = Disk::new("ext4", 200, &daemon.path("disk"));
+    daemon.ok(&format!("AddDestination ssa{{sv}} nas local 1 directory s {}", disk.path.display()));
+    daemon.ok("AddVault sa{sv} nas 1 destinations as 1 nas");
+    sh(&daemon.source(), "echo one > one");
+    daemon.ok(&format!("AddResource sa{{sv}} far 2 paths as 1 {} vault s nas", daemon.source().display()));
+    daemon.ok(&format!("AddResource sa{{sv}} near 2 paths as 1 {} vault s main", daemon.source().display()));
+    let far = daemon.back_up("far")["id"].as_u64().unwrap();
+    let near = daemon.back_up("near")["id"].as_u64().unwrap();
+    sh(&daemon.source(), "head -c 60000000 /dev/urandom > large");
+    // A backup is cut short while it writes there, so that the next start has to write there too.
+    let (cut, job) = daemon.begin("far");
+    daemon.wait_running(job);
+    wait_for("a session", Duration::from_secs(20), || {
+        std::fs::read_dir(disk.path.join("sessions")).is_ok_and(|mut dir| dir.next().is_some())
+    });
+    daemon.kill();
+    if let Some(browse) = daemon.browse_pid() {
+        kill(browse, Signal::SIGKILL).unwrap();
+    }
+    sh(daemon.dir(), "umount -l browse 2> /dev/null || true");
+    disk.freeze();
+    daemon.start_again();
+    assert_eq!(daemon.ok("ListBackups a{sv} 0")[0], 3);
+    let below = daemon.source().strip_prefix("/").unwrap().to_owned();
+    assert_eq!(sh(&daemon.browse(near).join(&below), "cat one"), "one\n");
+    assert!(!daemon.path("browse").join(format!("backups/{far}")).exists(), "nothing is known of it yet");
+    assert_eq!(daemon.ok("GetVault s nas")["name"], "nas");
+    daemon.back_up("near");
+    disk.thaw();
+    let place = daemon.path("browse").join(format!("backups/{far}"));
+    wait_for("the backups that were out of reach", Duration::from_secs(30), || place.exists());
+    assert_eq!(sh(&daemon.browse(far).join(&below), "cat one"), "one\n");
+    assert_eq!(daemon.ok(&format!("GetBackup t {cut}"))["status"], "failed");
+    daemon.back_up("far");
+    daemon.assert_well();
 }

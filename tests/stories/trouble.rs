@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::{Daemon, Disk, du, heavy, sh};
+use crate::common::{Daemon, Disk, differences, du, heavy, number, sh};
 use crate::needs_root;
 
 #[test]
@@ -113,4 +113,58 @@ fn a_path_that_is_gone_is_an_error_of_its_own() {
     assert_eq!(backup["errors"], 1, "{backup}");
     let list = daemon.ok(&format!("ListBackupErrors ta{{sv}} {} 0", backup["id"]));
     assert_eq!(list[1][0]["path"].as_str(), gone.to_str(), "{list}");
+}
+
+#[test]
+fn a_bad_sector_of_the_destination_is_damage_and_not_a_destination_that_failed() {
+    needs_root!("a_bad_sector_of_the_destination_is_damage_and_not_a_destination_that_failed");
+    let daemon = Daemon::start();
+    let disk = Disk::new("btrfs", 200, &daemon.path("disk"));
+    daemon.ok(&format!("AddDestination ssa{{sv}} usb local 1 directory s {}", disk.path.display()));
+    daemon.ok("AddVault sa{sv} usb 1 destinations as 1 usb");
+    sh(&daemon.source(), "head -c 3000000 /dev/urandom > lost");
+    daemon.ok(&format!("AddResource sa{{sv}} data 2 paths as 1 {} vault s usb", daemon.source().display()));
+    let first = daemon.back_up("data")["id"].as_u64().unwrap();
+    let bad = sh(&disk.path, "find packs -type f -size +1M");
+    sh(&daemon.source(), "head -c 3000000 /dev/urandom > kept");
+    let second = daemon.back_up("data")["id"].as_u64().unwrap();
+
+    // Checksums of the file system make a flipped byte a read error.
+    let bytes = std::fs::read(disk.path.join(bad.trim())).unwrap();
+    let mark = &bytes[1_500_000..1_500_064];
+    sh(&disk.path, "sync");
+    let image = daemon.path("disk.img");
+    let raw = std::fs::read(&image).unwrap();
+    let places: Vec<usize> =
+        raw.windows(mark.len()).enumerate().filter(|(_, w)| *w == mark).map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "the pack lies in the image as it is");
+    drop(raw);
+    sh(daemon.dir(), "umount disk");
+    let file = std::fs::File::options().write(true).open(&image).unwrap();
+    for at in places {
+        std::os::unix::fs::FileExt::write_all_at(&file, b"damaged", at as u64).unwrap();
+    }
+    file.sync_all().unwrap();
+    sh(daemon.dir(), "mount -o loop disk.img disk");
+    sh(&disk.path, &format!("! cat {} > /dev/null 2>&1", bad.trim()));
+
+    let job = number(&daemon.ok("VerifyVault sa{sv} usb 1 read_data b true"));
+    let ended = daemon.wait(job);
+    assert_eq!(ended["error_name"], "org.strongroom1.Error.Damaged", "{ended}");
+    let damaged: Vec<u64> =
+        ended["result"]["damaged_backups"].as_array().unwrap().iter().map(|b| b["id"].as_u64().unwrap()).collect();
+    assert_eq!(damaged, [first, second], "{ended}");
+    assert!(ended["result"].to_string().contains("/lost"), "the file is named: {ended}");
+    // What the source still has is stored again, and with it both are whole.
+    let third = daemon.back_up("data")["id"].as_u64().unwrap();
+    let target = daemon.restore(third, "target");
+    let below = daemon.source().strip_prefix("/").unwrap().to_owned();
+    assert_eq!(differences(&daemon.source(), &target.join(&below)), "");
+    let target = daemon.restore(second, "older");
+    assert_eq!(differences(&daemon.source(), &target.join(&below)), "");
+
+    // Where nothing at all can be read it is the destination that failed.
+    sh(daemon.dir(), "umount -l disk");
+    let ended = daemon.wait(number(&daemon.ok("VerifyVault sa{sv} usb 1 read_data b true")));
+    assert_eq!(ended["error_name"], "org.strongroom1.Error.DestinationFailed", "{ended}");
 }

@@ -159,3 +159,63 @@ fn a_backup_that_may_be_published_is_deleted_with_its_manifest() {
     assert_eq!(service.list_backups(Map::new()).unwrap().0, 0);
     close(service);
 }
+
+#[test]
+fn a_backup_that_is_found_later_is_completed_and_the_newest_stays_the_newest() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    back_up(&service, "data");
+    let (vault, resource) = (service.get_vault("main").unwrap(), service.get_resource("data").unwrap());
+    let newest = service.catalog.read(|r| r.need::<VaultRow>(1)).unwrap().last_manifest;
+    // As if publishing it had ended in an error after the manifest was there.
+    service
+        .catalog
+        .write(|w| {
+            w.update::<Backup>(1, |b| {
+                (b.status, b.manifest, b.root, b.unsure) = (State::Failed, None, None, true);
+                Ok(())
+            })?;
+            w.update::<Job>(1, |j| {
+                j.state = State::Failed;
+                Ok(())
+            })
+        })
+        .unwrap();
+    done(&service, service.verify_vault("main", Map::new()).unwrap());
+    assert_eq!(text(&service.get_backup(1).unwrap(), "status"), "completed");
+    assert_eq!(service.catalog.read(|r| r.need::<VaultRow>(1)).unwrap().last_manifest, newest);
+    assert_eq!(text(&service.get_resource("data").unwrap(), "last_success"), text(&resource, "last_success"));
+    assert_eq!(number(&service.get_vault("main").unwrap(), "backups"), number(&vault, "backups"));
+    close(service);
+}
+
+#[test]
+fn what_an_exchanged_destination_does_not_hold_decides_nothing() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    let before = service.get_backup(1).unwrap();
+    service
+        .catalog
+        .write(|w| {
+            w.update::<Backup>(1, |b| {
+                (b.status, b.manifest, b.root, b.unsure) = (State::Failed, None, None, true);
+                Ok(())
+            })
+        })
+        .unwrap();
+    // The disk goes under an open vault, and another empty directory stands in its place.
+    std::fs::rename(house.path("state/vault"), house.path("away")).unwrap();
+    std::fs::create_dir(house.path("state/vault")).unwrap();
+    let row = service.catalog.read(|r| r.need::<VaultRow>(1)).unwrap();
+    let open = service.open_vault(&row).unwrap();
+    assert_eq!(service.ask_for_unsure(1, &open.vault).unwrap_err().kind, ErrorKind::DestinationFailed);
+    assert!(service.catalog.read(|r| r.need::<Backup>(1)).unwrap().unsure);
+    std::fs::remove_dir(house.path("state/vault")).unwrap();
+    std::fs::rename(house.path("away"), house.path("state/vault")).unwrap();
+    service.ask_for_unsure(1, &open.vault).unwrap();
+    drop(open);
+    assert_eq!(text(&service.get_backup(1).unwrap(), "checksum"), text(&before, "checksum"));
+    close(service);
+}

@@ -131,3 +131,66 @@ fn an_empty_place_is_no_progress_of_a_removal() {
     assert_eq!(std::fs::read_dir(house.path("state/keys")).unwrap().count(), 1, "the key of the data is kept");
     close(service);
 }
+
+#[test]
+fn a_removal_that_fails_brings_nothing_back_that_was_being_deleted() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    back_up(&service, "data");
+    std::fs::rename(house.path("state/vault"), house.path("away")).unwrap();
+    std::fs::create_dir(house.path("state/vault")).unwrap();
+    let ended = wait(&service, service.delete_backup(1, Map::new()).unwrap());
+    assert_eq!(ended.state, "failed", "{ended:?}");
+    let removal = service.remove_vault("main", map(&[("delete_data", true.into())])).unwrap();
+    assert_eq!(wait(&service, removal).state, "failed");
+    assert_eq!(text(&service.get_backup(1).unwrap(), "message"), "it is being deleted");
+    assert!(!service.get_backup(2).unwrap().contains_key("message"), "the other is there as before");
+    close(service);
+    std::fs::remove_dir(house.path("state/vault")).unwrap();
+    std::fs::rename(house.path("away"), house.path("state/vault")).unwrap();
+    // The next start finishes the deletion, and nothing else.
+    let service = house.started();
+    let until = Instant::now() + Duration::from_secs(20);
+    while service.list_backups(Map::new()).unwrap().0 == 2 && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(service.list_backups(Map::new()).unwrap().0, 1);
+    assert_eq!(text(&service.get_backup(2).unwrap(), "status"), "completed");
+    close(service);
+}
+
+#[test]
+fn the_list_of_a_large_file_in_a_lost_pack_is_stored_again() {
+    let house = House::new();
+    // Of more parts than an entry names itself.
+    let mut large = std::fs::File::create(house.data().join("large")).unwrap();
+    let mut seed = 1_u64;
+    for _ in 0..320 {
+        let block: Vec<u8> = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed.to_le_bytes()
+        })
+        .take(1 << 17)
+        .flatten()
+        .collect();
+        std::io::Write::write_all(&mut large, &block).unwrap();
+    }
+    let service = house.with_resource();
+    back_up(&service, "data");
+    // Reads the list, so that it is in memory from here on.
+    done(&service, service.verify_vault("main", map(&[("read_data", true.into())])).unwrap());
+    let mut trees = 0;
+    for pack in walk(&house.path("state/vault/packs")) {
+        // Data packs are large, and this one has the trees.
+        if std::fs::metadata(&pack).unwrap().len() < 1 << 20 {
+            std::fs::remove_file(pack).unwrap();
+            trees += 1;
+        }
+    }
+    assert!(trees > 0);
+    let second = back_up(&service, "data");
+    let verify = service.verify_backup(second, map(&[("read_data", true.into())])).unwrap();
+    assert_eq!(wait(&service, verify).state, "completed", "{:?}", service.job_status(verify).unwrap());
+    close(service);
+}

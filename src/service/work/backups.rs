@@ -101,7 +101,7 @@ impl Service {
             error_list: outcome.error_list,
             stored: outcome.stored,
         };
-        let object = open.vault.put_manifest(&manifest)?;
+        let object = open.vault.put_manifest(&manifest).inspect_err(|_| self.note_unsure(row.id))?;
         // From here on the backup is there, whatever happens to us; nothing below may fail it.
         if let Err(e) = archive::commit_cache(&request) {
             tracing::warn!("backup {}: {e}; the next backup reads everything again", row.id);

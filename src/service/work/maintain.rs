@@ -32,8 +32,7 @@ impl Service {
         let mut row = self.backup_of_job(job)?;
         if row.unsure {
             // The vault tells whether there is a manifest to delete.
-            let (vault, open) = self.vault_of_job(job)?;
-            self.ask_for_unsure(vault.id, &open.vault)?;
+            self.vault_of_job(job)?;
             row = self.backup_of_job(job)?;
         }
         let id = row.id;

@@ -323,10 +323,9 @@ impl Service {
                         Ok(())
                     })?;
                     // Nothing was deleted yet: its backups are there again.
-                    for mut row in
-                        w.rows_at::<Backup>(backup::BY_VAULT, vault.id)?.into_iter().filter(|_| !vault.emptied)
-                    {
-                        row.deleting = false;
+                    let rows = w.rows_at::<Backup>(backup::BY_VAULT, vault.id)?;
+                    for mut row in rows.into_iter().filter(|row| row.with_vault && !vault.emptied) {
+                        (row.deleting, row.with_vault) = (false, false);
                         w.put(&row)?;
                     }
                 }
@@ -408,7 +407,9 @@ impl Service {
         let open = self.open_vault(&row)?;
         // A destination that was swapped or unmounted since is noticed before anything is done.
         open.vault.check_identity()?;
-        Ok((row, open))
+        self.ask_for_unsure(id, &open.vault)?;
+        // As it is now: a backup that was found may be the newest.
+        Ok((self.catalog.read(|r| r.need(id))?, open))
     }
 
     fn backup_of_job(&self, job: &Job) -> Result<Backup> {

@@ -22,7 +22,7 @@ impl Service {
         let (place, backups) = self.catalog.write(|w| {
             let rows = w.rows_at::<Backup>(backup::BY_VAULT, id)?;
             for mut row in rows.iter().filter(|b| !b.deleting).cloned() {
-                row.deleting = true;
+                (row.deleting, row.with_vault) = (true, true);
                 w.put(&row)?;
             }
             let place = row.destinations.first().copied().unwrap_or_default();

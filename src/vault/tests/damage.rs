@@ -168,3 +168,48 @@ fn a_pack_that_came_back_counts_again() {
     assert_eq!((vault(dir.path()).stored_size(), read_back(&vault(dir.path()), &again)), (before, files()));
     assert_eq!(read_back(&vault(dir.path()), &id), files());
 }
+
+#[test]
+fn what_is_cached_does_not_hide_a_lost_pack() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let id = back_up(&vault, &files());
+    assert_eq!(read_back(&vault, &id).len(), 12, "every node is cached now");
+    let root = vault.manifest(&id).unwrap().root;
+    let tree = vault.index().find(&root).unwrap().pack.id;
+    std::fs::remove_file(dir.path().join("vault").join(object::key(Class::TreePack, &tree))).unwrap();
+    let report = verify(&vault, &[], false, &Progress::default()).unwrap();
+    assert_eq!(report.damaged_backups, [id], "{report:?}");
+    assert!(!vault.holds(&root));
+    assert_eq!(vault.node(&root).unwrap_err().kind, ErrorKind::Damaged);
+}
+
+#[test]
+fn a_damaged_node_damages_its_backup_though_it_is_cached() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let id = back_up(&vault, &files());
+    read_back(&vault, &id);
+    let root = vault.manifest(&id).unwrap().root;
+    let tree = vault.index().find(&root).unwrap();
+    let path = dir.path().join("vault").join(object::key(Class::TreePack, &tree.pack.id));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[tree.segment.offset as usize + 3] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let report = verify(&vault, &[], true, &Progress::default()).unwrap();
+    assert_eq!(report.damaged_backups, [id], "{report:?}");
+}
+
+#[test]
+fn a_manifest_in_another_place_is_not_published_and_its_absence_there_is_no_deletion() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let id = back_up(&vault, &files());
+    let manifest = vault.manifest(&id).unwrap();
+    // The disk goes, and its mount point is what is left.
+    std::fs::rename(dir.path().join("vault"), dir.path().join("away")).unwrap();
+    std::fs::create_dir(dir.path().join("vault")).unwrap();
+    assert_eq!(vault.put_manifest(&manifest).unwrap_err().kind, ErrorKind::DestinationFailed);
+    assert_eq!(vault.delete_manifest(&id).unwrap_err().kind, ErrorKind::DestinationFailed);
+    assert_eq!(std::fs::read_dir(dir.path().join("vault")).unwrap().count(), 0);
+}

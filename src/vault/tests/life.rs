@@ -226,3 +226,28 @@ proptest! {
         prop_assert_eq!(vault.manifests().unwrap().len(), kept.len());
     }
 }
+
+#[test]
+fn what_a_killed_prune_had_replaced_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let first = back_up(&vault, &files(40, 20));
+    let second = back_up(&vault, &files(80, 20));
+    let third = back_up(&vault, &files(120, 20));
+    let indexes = |dir: &Path| walk(&dir.join("vault/index"));
+    let old: Vec<_> = indexes(dir.path()).into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
+    vault.delete_manifest(&first).unwrap();
+    prune(&vault, &[second, third], false, &Progress::default()).unwrap();
+    // As if it had been killed before it deleted what it had replaced.
+    for (bytes, path) in &old {
+        std::fs::write(path, bytes).unwrap();
+    }
+    vault.delete_manifest(&second).unwrap();
+    prune(&vault, &[third], false, &Progress::default()).unwrap();
+    let fresh = tempfile::tempdir().unwrap();
+    std::fs::rename(dir.path().join("vault"), fresh.path().join("vault")).unwrap();
+    let vault = super::vault(fresh.path());
+    assert!(clean(&vault), "{:?}", verify(&vault, &[], false, &Progress::default()));
+    assert_eq!(indexes(fresh.path()).len(), 1);
+    assert_eq!(read_back(&vault, &third), files(120, 20));
+}
