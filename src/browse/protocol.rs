@@ -15,6 +15,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::model::id::{hex, unhex};
 use crate::model::{Error, IoContext, Result};
+use crate::store::Place;
 use crate::vault::MasterKey;
 
 use super::mount::short;
@@ -31,7 +32,7 @@ const LONGEST: u64 = 1 << 30;
 #[serde(deny_unknown_fields)]
 pub struct VaultLine {
     uuid: Uuid,
-    directory: PathBuf,
+    place: Place,
     master: Option<String>,
     cache_dir: PathBuf,
 }
@@ -46,7 +47,7 @@ impl From<&VaultAccess> for VaultLine {
     fn from(access: &VaultAccess) -> Self {
         Self {
             uuid: access.uuid,
-            directory: access.directory.clone(),
+            place: access.place.clone(),
             master: access.master.as_ref().map(|key| hex(&key.0)),
             cache_dir: access.cache_dir.clone(),
         }
@@ -64,7 +65,7 @@ impl VaultLine {
         };
         Ok(VaultAccess {
             uuid: self.uuid,
-            directory: self.directory.clone(),
+            place: self.place.clone(),
             master: self.master.as_ref().map(key).transpose()?,
             cache_dir: self.cache_dir.clone(),
         })

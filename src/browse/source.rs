@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::model::{Error, ErrorKind, Id, Result};
-use crate::store::LocalStore;
+use crate::store::Patience;
 use crate::vault::Vault;
 use crate::vault::tree::{Content, Node, Part};
 
@@ -68,8 +68,8 @@ impl VaultSource {
             return Err(error.clone());
         }
         let access = &self.access;
-        let opened = LocalStore::open(&access.directory)
-            .and_then(|store| Vault::open(Arc::new(store), access.master.clone(), &access.cache_dir, MEMORY));
+        let opened = access.place.open(Patience::READ);
+        let opened = opened.and_then(|store| Vault::open(store, access.master.clone(), &access.cache_dir, MEMORY));
         match opened {
             Ok(vault) if vault.uuid() == access.uuid => {
                 *self.vault.write().unwrap_or_else(PoisonError::into_inner) = Some(vault.clone());
@@ -78,7 +78,7 @@ impl VaultSource {
             }
             Ok(vault) => Err(Error::destination_failed(format!(
                 "{} holds the vault {}, not the expected {}",
-                access.directory.display(),
+                access.place.title(),
                 vault.uuid(),
                 access.uuid
             ))),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{Error, Id, Result, name};
+use crate::store::Place;
 use crate::vault::MasterKey;
 use crate::vault::tree::Totals;
 
@@ -29,8 +30,8 @@ pub enum Policy {
 pub struct VaultAccess {
     /// The vault's identity.
     pub uuid: Uuid,
-    /// The directory of its local destination.
-    pub directory: PathBuf,
+    /// Where it lies.
+    pub place: Place,
     /// Its key; `None` where it is unencrypted.
     pub master: Option<MasterKey>,
     /// Where its local index is kept.
@@ -42,7 +43,7 @@ impl VaultAccess {
     pub fn same(&self, other: &Self) -> bool {
         let key = |access: &Self| access.master.as_ref().map(|m| m.0);
         self.uuid == other.uuid
-            && self.directory == other.directory
+            && self.place == other.place
             && self.cache_dir == other.cache_dir
             && key(self) == key(other)
     }

@@ -78,8 +78,8 @@ impl Manager {
         self.0.list(&by, Right::Read, move |s| s.list_resources(options.read()?)).await
     }
 
-    /// Adds a place for vaults, and answers with its id. Kind `local` takes `directory` (s, absolute) and
-    /// `max_backups` (u).
+    /// Adds a place for vaults, and answers with its id. Both kinds take `max_backups` (u), `local` takes
+    /// `directory` (s, absolute), `s3` the keys of docs/destinations.md, `bucket` and `credential` (s) first.
     #[zbus(out_args("id"))]
     async fn add_destination(
         &self,

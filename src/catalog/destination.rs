@@ -1,11 +1,13 @@
 //! Destinations: where vaults rest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{Origin, Row};
+use crate::store::S3Settings;
 
 /// A destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,13 +38,38 @@ pub enum Place {
         #[serde(with = "super::paths::one")]
         directory: PathBuf,
     },
+    /// A bucket.
+    S3(Bucket),
+}
+
+/// A bucket. What opens it is not here, but in a file of its own: rows are copied and exported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bucket {
+    /// How it is reached.
+    pub settings: S3Settings,
+    /// Who asks, where the credential need not say it.
+    #[serde(default)]
+    pub access_key_id: Option<String>,
+    /// What opens it.
+    pub credential: Credential,
+}
+
+/// Where the keys to a bucket are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Credential {
+    /// A systemd credential, or a file by its absolute path.
+    Named(String),
+    /// A file of ours, made of what was given over the bus.
+    Own(Uuid),
 }
 
 impl Destination {
-    /// Its directory.
-    pub fn directory(&self) -> &std::path::Path {
+    /// Its directory, where it is one.
+    pub fn directory(&self) -> Option<&Path> {
         match &self.place {
-            Place::Local { directory } => directory,
+            Place::Local { directory } => Some(directory),
+            Place::S3(_) => None,
         }
     }
 
@@ -50,7 +77,15 @@ impl Destination {
     pub fn type_name(&self) -> &'static str {
         match self.place {
             Place::Local { .. } => "local",
+            Place::S3(_) => "s3",
         }
+    }
+}
+
+impl Place {
+    /// Whether it is somebody else's machine: what lies there is always encrypted.
+    pub fn is_cloud(&self) -> bool {
+        matches!(self, Self::S3(_))
     }
 }
 

@@ -264,6 +264,43 @@ pub enum DestinationKind {
         /// The directory
         directory: PathBuf,
     },
+    /// A bucket of an S3 store, which must exist
+    S3(Box<S3Args>),
+}
+
+/// How a bucket is reached.
+#[derive(Debug, Args)]
+pub struct S3Args {
+    /// The bucket
+    #[arg(long)]
+    pub bucket: String,
+    /// The store's URL; leave it out for Amazon's own
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The region
+    #[arg(long)]
+    pub region: Option<String>,
+    /// What all keys begin with
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// A systemd credential, or a file (0600) with access_key_id and secret_access_key
+    #[arg(long, value_name = "FILE")]
+    pub credential: String,
+    /// The access key id, where the credential does not hold it
+    #[arg(long, value_name = "ID")]
+    pub access_key_id: Option<String>,
+    /// Whether the bucket stands in the path; usual where there is an endpoint
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub force_path_style: Option<bool>,
+    /// The storage class of new objects
+    #[arg(long, value_name = "CLASS")]
+    pub storage_class: Option<String>,
+    /// Certificates (PEM) to trust instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The most bytes a second, each way
+    #[arg(long, value_name = "BYTES")]
+    pub bandwidth_limit: Option<u64>,
 }
 
 /// What can be done with vaults.
@@ -569,6 +606,7 @@ mod tests {
             "resource set web --exclude *.o",
             "resource remove web",
             "destination add disk local /mnt/disk",
+            "destination add off s3 --bucket b --endpoint https://s3.example.net --credential /etc/strongroom/s3",
             "destination list",
             "destination test disk",
             "destination remove disk",

@@ -31,6 +31,8 @@ fn for_people(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std:
 pub fn start(level: LevelFilter) {
     let below = if level >= LevelFilter::DEBUG { level } else { level.min(LevelFilter::WARN) };
     let filter = Targets::new().with_target("strongroom", level).with_default(below);
+    // Those who sign and send requests would tell what with.
+    let filter = filter.with_targets(["aws", "hyper", "rustls"].map(|target| (target, level.min(LevelFilter::WARN))));
     // Fields go to the journal under their own names: strongroom_job is STRONGROOM_JOB there.
     let journal = in_journal().then(|| tracing_journald::layer().ok()).flatten();
     let journal = journal.map(|layer| layer.with_field_prefix(None));

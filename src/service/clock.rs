@@ -120,6 +120,7 @@ impl Service {
         ("overdue schedules", Self::tick_overdue),
         ("tasks", Self::tick_tasks),
         ("checkpoints", Self::tick_checkpoints),
+        ("vaults that are away", Self::tick_absent),
         ("metrics", Self::tick_metrics),
     ];
 

@@ -4,21 +4,23 @@ use std::path::{Path, PathBuf};
 
 use super::declare::refuse_declared;
 use super::fields::{self, Fields};
-use super::later::not_built;
 use super::page::Page;
+use super::places::{self, Wanted};
 use super::submit::Draft;
 use super::{Event, ObjectKind, Service, check, locked, select};
-use crate::catalog::destination::Place;
+use crate::catalog::destination::{Bucket, Credential, Place};
 use crate::catalog::{Destination, Origin, Tables, Task, VaultRow, Writer};
 use crate::jobs::{Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, name};
-use crate::store::{LocalStore, ObjectStore};
+use crate::store::{self, LocalStore, ObjectStore, Patience};
 
 const FIELDS: &[&str] = &[
     "id",
     "name",
     "type",
     "directory",
+    "bucket",
+    "endpoint",
     "max_backups",
     "state",
     "used",
@@ -30,28 +32,28 @@ const FIELDS: &[&str] = &[
 ];
 
 impl Service {
-    /// Adds a place for a vault. A directory that does not exist is made, private.
+    /// Adds a place for a vault. A directory that does not exist is made, private; a bucket must exist,
+    /// which is found when it is first used.
     pub fn add_destination(&self, name: &str, kind: &str, options: Map) -> Result<u64> {
         name::check("destination", name)?;
-        let (directory, max_backups) = take(kind, Args::new(options), false)?;
+        let wanted = places::take(kind, Args::new(options), false)?;
         // Directories, which may be slow, are not touched while others wait for the catalog.
         let _one = locked(&self.making);
-        self.check_directory(&self.catalog.read(Tables::all::<Destination>)?, &directory)?;
+        self.check_destination(&self.catalog.read(Tables::all::<Destination>)?, &wanted)?;
         let add = |w: &Writer| {
             let id = w.next_id::<Destination>()?;
-            let place = Place::Local { directory: directory.clone() };
             w.put(&Destination {
                 id,
                 name: name.to_owned(),
-                place,
-                max_backups,
+                place: wanted.place.clone(),
+                max_backups: wanted.max_backups,
                 created_at: self.now(),
                 origin: Origin::default(),
             })?;
             Ok(id)
         };
         self.catalog.check(add)?;
-        LocalStore::create_dir(&directory)?;
+        self.make_place(&wanted.place, wanted.login.as_ref())?;
         let id = self.catalog.write(add)?;
         self.emit(Event::ObjectAdded { kind: ObjectKind::Destination, id });
         Ok(id)
@@ -70,17 +72,19 @@ impl Service {
         }
         let real = real_path(directory);
         let state = real_path(&self.options.state_dir);
-        if real == state || real.starts_with(state.join("keys")) || real.starts_with(state.join("restores")) {
+        let kept = ["keys", "restores", "credentials"];
+        if real == state || kept.iter().any(|dir| real.starts_with(state.join(dir))) {
             return Err(Error::invalid(format!(
                 "directory is {shown}, where Strongroom keeps its catalog and keys; give another"
             )));
         }
         for other in others {
-            let there = real_path(other.directory());
+            let Some(theirs) = other.directory() else { continue };
+            let there = real_path(theirs);
             if real.starts_with(&there) || there.starts_with(&real) {
                 return Err(Error::invalid(format!(
                     "directory is {shown}, which overlaps {} of destination {:?}; give another",
-                    other.directory().display(),
+                    theirs.display(),
                     other.name
                 )));
             }
@@ -88,18 +92,15 @@ impl Service {
         Ok(())
     }
 
-    /// Changes a destination. Its directory may change while no vault uses it, or to where the
-    /// vault was moved.
+    /// Changes a destination. Where it is may change while no vault uses it, or to where the vault
+    /// was moved.
     pub fn update_destination(&self, selector: &str, options: Map) -> Result<()> {
         let mut args = Args::new(options);
         let new_name = args.string("name")?;
         let max_backups = args.uint("max_backups", 0, u64::from(u32::MAX))?;
-        let directory = args.string("directory")?;
-        args.finish()?;
         if let Some(name) = &new_name {
             name::check("destination", name)?;
         }
-        let directory = directory.map(|d| check::clean_path("directory", Path::new(&d))).transpose()?;
         let _one = locked(&self.making);
         let (was, others) = self.catalog.read(|r| {
             let row = select::destination(r, selector)?;
@@ -107,19 +108,23 @@ impl Service {
             let others: Vec<_> = r.all::<Destination>()?.into_iter().filter(|d| d.id != row.id).collect();
             Ok((row, others))
         })?;
-        if let Some(directory) = &directory {
-            self.check_directory(&others, directory)?;
+        let wanted = self.changed(&was, args)?;
+        let moved = wanted.place != was.place;
+        if moved {
+            self.check_destination(&others, &wanted)?;
+            self.make_login(&wanted)?;
             if let Some(vault) = self.catalog.read(|r| vault_on(r, was.id))? {
-                holds(directory, &vault)?;
+                holds(&self.store_place(&wanted.place)?, &vault)?;
             }
         }
         let id = self.catalog.write(|w| {
             let mut row: Destination = w.need(was.id)?;
-            if let Some(directory) = &directory {
-                if let Some(vault) = vault_on(w, row.id)? {
-                    super::vaults::refuse_busy(w, &vault)?;
+            let vault = vault_on(w, row.id)?;
+            if moved {
+                if let Some(vault) = &vault {
+                    super::vaults::refuse_busy(w, vault)?;
                 }
-                row.place = Place::Local { directory: directory.clone() };
+                row.place = wanted.place;
             }
             if let Some(name) = new_name {
                 row.name = name;
@@ -129,23 +134,46 @@ impl Service {
             }
             w.put(&row)?;
             // An open vault that stays where it is stays open: a backup may be writing into it.
-            if directory.is_some()
-                && let Some(vault) = vault_on(w, row.id)?
-            {
+            if let Some(vault) = vault.filter(|_| moved) {
                 self.vaults.forget(vault.id);
             }
             Ok(row.id)
         })?;
-        if directory.is_some() {
+        if moved {
+            self.sweep_credentials();
             self.show_all();
         }
         self.emit(Event::ObjectChanged { kind: ObjectKind::Destination, id });
         Ok(())
     }
 
+    /// Where a destination is to be after a change.
+    fn changed(&self, was: &Destination, mut args: Args) -> Result<Wanted> {
+        let (mut place, mut login) = (was.place.clone(), None);
+        match &was.place {
+            Place::Local { .. } => {
+                if let Some(directory) = args.string("directory")? {
+                    place = Place::Local { directory: check::clean_path("directory", Path::new(&directory))? };
+                }
+            }
+            Place::S3(before) => {
+                let (bucket, given) = places::take_bucket(&mut args, Some(before), false)?;
+                (place, login) = (Place::S3(bucket), given);
+            }
+        }
+        args.finish()?;
+        Ok(Wanted { place, login, max_backups: None })
+    }
+
+    /// Keeps new keys to a bucket. A directory must be there already: it holds a vault, or will.
+    fn make_login(&self, wanted: &Wanted) -> Result<()> {
+        if wanted.place.is_cloud() { self.make_place(&wanted.place, wanted.login.as_ref()) } else { Ok(()) }
+    }
+
     /// Removes a destination that no vault uses. What lies there stays there.
     pub fn remove_destination(&self, selector: &str, options: Map) -> Result<()> {
         Args::new(options).finish()?;
+        let _one = locked(&self.making);
         let id = self.catalog.write(|w| {
             let row = select::destination(w, selector)?;
             refuse_declared("destination", &row.name, &row.origin)?;
@@ -158,6 +186,7 @@ impl Service {
             w.remove::<Destination>(row.id)?;
             Ok(row.id)
         })?;
+        self.sweep_credentials();
         self.emit(Event::ObjectRemoved { kind: ObjectKind::Destination, id });
         Ok(())
     }
@@ -189,13 +218,30 @@ impl Service {
     fn destination_map(&self, row: &Destination, vault: Option<&VaultRow>) -> Map {
         let mut f = Fields::default();
         f.set("id", row.id).set("name", row.name.as_str()).set("type", row.type_name());
-        f.set("directory", fields::lossy(row.directory())).opt("max_backups", row.max_backups);
-        f.origin(&row.origin);
+        f.opt("max_backups", row.max_backups).origin(&row.origin);
         f.time("created_at", Some(row.created_at)).opt("vault", vault.map(|v| v.name.as_str()));
-        match LocalStore::open(row.directory()).and_then(|store| store.space()) {
-            Ok(space) => f.set("state", "available").opt("free", space.free),
-            Err(e) => f.set("state", "unavailable").set("error", e.message),
+        let (state, trouble) = match &row.place {
+            Place::Local { directory } => {
+                f.set("directory", fields::lossy(directory));
+                match LocalStore::open(directory).and_then(|store| store.space()) {
+                    Ok(space) => {
+                        f.opt("free", space.free);
+                        ("available", None)
+                    }
+                    Err(e) => ("unavailable", Some(e.message)),
+                }
+            }
+            Place::S3(bucket) => {
+                bucket_fields(bucket, &mut f);
+                // Nobody waits for another machine here: it is what was met last.
+                match vault.map(|v| self.vaults.state(v.id)) {
+                    Some(Some(Ok(()))) => ("available", None),
+                    Some(Some(Err(e))) => ("unavailable", Some(e.message)),
+                    _ => ("unknown", None),
+                }
+            }
         };
+        f.set("state", state).opt("error", trouble);
         let used = match vault {
             Some(vault) => self.vaults.opened(vault.id).map(|open| open.vault.stored_size()),
             None => Some(0),
@@ -213,58 +259,27 @@ impl Service {
     }
 }
 
-/// The settings of a destination, from what a caller or a file says.
-pub(super) fn take(kind: &str, mut args: Args, file: bool) -> Result<(PathBuf, Option<u64>)> {
-    let directory = match kind {
-        "local" => args.string("directory")?,
-        "s3" => return Err(s3(args, file)),
-        _ => return Err(Error::invalid(format!("type is {kind:?}; it must be local or s3"))),
-    };
-    let max_backups = args.uint("max_backups", 1, u64::from(u32::MAX))?;
-    args.finish()?;
-    let directory = directory.ok_or_else(|| Error::invalid("directory is missing; give an absolute path"))?;
-    Ok((check::clean_path("directory", Path::new(&directory))?, max_backups))
-}
-
-/// What is wrong with the settings of an S3 destination: in the end, that there are none yet.
-fn s3(mut args: Args, file: bool) -> Error {
-    let mut checked = || -> Result<()> {
-        // Never shown, never logged, and gone from memory with this call.
-        let secret = args.string("secret_access_key")?.map(zeroize::Zeroizing::new);
-        if secret.is_some() && file {
-            return Err(Error::invalid("secret_access_key is not taken from a file; name one as credential instead"));
-        }
-        let credential = args.string("credential")?;
-        if secret.is_some() && credential.is_some() {
-            return Err(Error::invalid("credential and secret_access_key are both given; give credential alone"));
-        }
-        let bucket = args.string("bucket")?;
-        for key in ["region", "endpoint", "prefix", "access_key_id", "storage_class"] {
-            args.string(key)?;
-        }
-        args.bool("force_path_style")?;
-        args.uint("bandwidth_limit", 0, u64::MAX)?;
-        args.uint("max_backups", 1, u64::from(u32::MAX))?;
-        match bucket {
-            Some(bucket) if !bucket.is_empty() => Ok(()),
-            _ => Err(Error::invalid("bucket is missing, which the type s3 needs; name one")),
-        }
-    };
-    match checked().and_then(|()| args.finish()) {
-        Err(e) => e,
-        Ok(()) => not_built("the destination type s3", "use a local directory"),
+/// What is shown of a bucket: never what opens it.
+fn bucket_fields(bucket: &Bucket, f: &mut Fields) {
+    let s = &bucket.settings;
+    f.set("bucket", s.bucket.as_str()).opt("region", s.region.as_deref()).opt("endpoint", s.endpoint.as_deref());
+    f.text("prefix", &s.prefix).opt("storage_class", s.storage_class.as_deref());
+    f.opt("ca_file", s.ca_file.as_deref().map(fields::lossy)).opt("bandwidth_limit", s.bandwidth_limit);
+    f.set("force_path_style", s.path_style()).opt("access_key_id", bucket.access_key_id.as_deref());
+    if let Credential::Named(name) = &bucket.credential {
+        f.set("credential", name.as_str());
     }
 }
 
-/// Refuses a directory that does not hold the vault.
-pub(super) fn holds(directory: &Path, vault: &VaultRow) -> Result<()> {
-    let there = crate::vault::read_config(&LocalStore::open(directory)?)?;
+/// Refuses a place that does not hold the vault.
+pub(super) fn holds(place: &store::Place, vault: &VaultRow) -> Result<()> {
+    let there = crate::vault::read_config(&*place.open(Patience::ASK)?)?;
     if there.uuid == vault.uuid {
         return Ok(());
     }
     Err(Error::invalid_state(format!(
         "{} does not hold the vault {:?}; copy it there first",
-        directory.display(),
+        place.title(),
         vault.name
     )))
 }

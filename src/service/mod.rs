@@ -12,6 +12,7 @@
 //! | `housekeeping` | vaults that prune and check themselves |
 //! | `units` | units that are held back meanwhile |
 //! | `tell`, `metrics` | who is told what went wrong |
+//! | `places` | where destinations are, and what opens them |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
@@ -43,6 +44,7 @@ mod metrics;
 mod open;
 mod options;
 mod page;
+mod places;
 mod projects;
 mod rebuild;
 mod recover;
@@ -190,6 +192,7 @@ impl Service {
             service.first_start()?;
             service.declare(&declared).map_err(Unopened::configuration)?;
         }
+        service.sweep_credentials();
         service.recover()?;
         service.adopt_snapshots();
         host::notify::starting("showing the backups");
@@ -307,7 +310,7 @@ impl Service {
         let o = &self.options;
         let mut dirs = vec![o.state_dir.clone(), o.cache_dir.clone(), o.browse_path.clone()];
         dirs.extend(crate::snapshot::Store::all(&crate::source::mounts::all()?).iter().map(|s| s.path()));
-        dirs.extend(t.all::<Destination>()?.iter().map(|d| d.directory().to_path_buf()));
+        dirs.extend(t.all::<Destination>()?.iter().filter_map(|d| d.directory().map(PathBuf::from)));
         // A directory may be reached by another name: the real one counts too.
         let real: Vec<PathBuf> = dirs.iter().filter_map(|d| std::fs::canonicalize(d).ok()).collect();
         dirs.extend(real);

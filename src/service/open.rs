@@ -6,13 +6,16 @@ use std::io::{ErrorKind as Io, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Service, locked};
 use crate::catalog::{Destination, Tables, VaultRow, private_dir};
 use crate::model::{Error, ErrorKind, Id, IoContext, Result};
-use crate::store::{LocalStore, ObjectMeta, ObjectStore, Space};
+use crate::store::{ObjectMeta, ObjectStore, Patience, Place, Space};
 use crate::vault::{self, MasterKey, NewVault, Secret, Vault};
+
+/// A vault elsewhere that could not be opened is left alone for so long by who only wants to show it.
+const LEFT_ALONE: Duration = Duration::from_secs(20);
 
 /// Decoded segments kept per vault.
 const MEMORY: usize = 64 << 20;
@@ -26,7 +29,7 @@ pub(super) struct OpenVault {
     pub id: u64,
     pub vault: Arc<Vault>,
     pub master: Option<MasterKey>,
-    pub directory: PathBuf,
+    pub place: Place,
     key_file: Option<PathBuf>,
 }
 
@@ -57,6 +60,10 @@ impl ObjectStore for OneSlot<'_> {
         Err(Error::failed(format!("{key} is not to be written here")))
     }
 
+    fn put_if_absent(&self, key: &str, _data: &[u8]) -> Result<bool> {
+        Err(Error::failed(format!("{key} is not to be written here")))
+    }
+
     fn get(&self, key: &str, limit: u64) -> Result<Vec<u8>> {
         self.store.get(key, limit)
     }
@@ -84,6 +91,10 @@ impl ObjectStore for OneSlot<'_> {
     fn space(&self) -> Result<Space> {
         self.store.space()
     }
+
+    fn sweep(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +112,8 @@ pub(super) struct OpenVaults {
     /// Those that are opened by a thread of their own, and whether somebody went on without.
     awaited: Mutex<BTreeMap<u64, bool>>,
     changed: Condvar,
+    /// When and why one could not be opened last.
+    failed: Mutex<BTreeMap<u64, (Instant, Error)>>,
 }
 
 impl OpenVaults {
@@ -116,12 +129,44 @@ impl OpenVaults {
     /// Forgets a vault: the next use opens it again.
     pub fn forget(&self, id: u64) {
         locked(&self.slots).remove(&id);
+        locked(&self.failed).remove(&id);
+    }
+
+    /// What is known of a vault's store without asking it; `None` where it was never tried.
+    pub fn state(&self, id: u64) -> Option<Result<()>> {
+        match self.opened(id) {
+            Some(open) => Some(open.vault.store().space().map(drop)),
+            None => locked(&self.failed).get(&id).map(|(_, e)| Err(e.clone())),
+        }
+    }
+
+    /// Notes that a vault could not be opened, and tells when that is news.
+    fn note_failure(&self, id: u64, error: &Error) {
+        if locked(&self.failed).insert(id, (Instant::now(), error.clone())).is_none() {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Why a vault could not be opened, if that was a moment ago.
+    fn failed_lately(&self, id: u64) -> Option<Error> {
+        let failed = locked(&self.failed);
+        failed.get(&id).filter(|(when, _)| when.elapsed() < LEFT_ALONE).map(|(_, e)| e.clone())
+    }
+
+    /// Whether one could not be opened, and may be tried again.
+    pub fn any_left(&self) -> bool {
+        locked(&self.failed).values().any(|(when, _)| when.elapsed() >= LEFT_ALONE)
     }
 }
 
 /// Writes a new key file (0600), durably, before anything relies on it.
 pub(super) fn write_key_file(path: &Path, secret: &Secret) -> Result<()> {
-    let what = || format!("cannot write the key file {}", path.display());
+    write_private(path, &secret.to_file())
+}
+
+/// Writes a new file (0600), durably.
+pub(super) fn write_private(path: &Path, text: &str) -> Result<()> {
+    let what = || format!("cannot write {}", path.display());
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -129,7 +174,7 @@ pub(super) fn write_key_file(path: &Path, secret: &Secret) -> Result<()> {
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path)
         .at(what)?;
-    file.write_all(secret.to_file().as_bytes()).and_then(|()| file.sync_all()).at(what)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).at(what)?;
     match path.parent() {
         Some(parent) => File::open(parent).and_then(|d| d.sync_all()).at(what),
         None => Ok(()),
@@ -141,6 +186,12 @@ pub(super) fn read_key_file(path: &Path) -> Result<Secret> {
         Error::failed(format!("the key file {} cannot be read: {e}; put it back from its copy", path.display()))
     })?);
     Secret::from_file(&text).map_err(|e| e.context(path.display()))
+}
+
+/// Whether a vault is on another machine.
+pub(super) fn is_elsewhere(t: &impl Tables, row: &VaultRow) -> Result<bool> {
+    let primary = row.destinations.first().copied().unwrap_or_default();
+    Ok(t.get::<Destination>(primary)?.is_some_and(|d| d.place.is_cloud()))
 }
 
 impl Service {
@@ -158,13 +209,31 @@ impl Service {
         let primary = row.destinations.first().copied().unwrap_or_default();
         let place: Destination = self.catalog.read(|r| r.need(primary))?;
         let name = || format!("vault {:?} on destination {:?}", row.name, place.name);
-        let opened = Arc::new(self.open_at(row, place.directory()).map_err(|e| e.context(name()))?);
+        let opened = self.store_place(&place.place).and_then(|there| self.open_at(row, there));
+        let opened = Arc::new(opened.map_err(|e| {
+            let e = e.context(name());
+            if place.place.is_cloud() {
+                self.vaults.note_failure(row.id, &e);
+            }
+            e
+        })?);
+        locked(&self.vaults.failed).remove(&row.id);
         *locked(&slot.open) = Some(Arc::clone(&opened));
         drop(opening);
         if let Err(e) = self.ask_for_unsure(row.id, &opened.vault) {
             tracing::warn!("{}: {e}", name());
         }
         Ok(opened)
+    }
+
+    /// The same for who only wants to show it: one elsewhere that did not answer a moment ago is not
+    /// asked again yet.
+    pub(super) fn open_vault_to_show(&self, row: &VaultRow) -> Result<Arc<OpenVault>> {
+        let elsewhere = self.catalog.read(|r| is_elsewhere(r, row))?;
+        match self.vaults.failed_lately(row.id).filter(|_| elsewhere) {
+            Some(e) => Err(e),
+            None => self.open_vault(row),
+        }
     }
 
     /// Opens vaults, all at once, and waits for them, but not for ever: a destination that hangs
@@ -183,8 +252,12 @@ impl Service {
             }
             awaited.insert(row.id, false);
             std::thread::spawn(move || {
-                if let Err(e) = me.open_vault(&row) {
-                    tracing::warn!("backups in vault {:?} cannot be browsed: {e}", row.name);
+                match me.open_vault_to_show(&row) {
+                    // Of one elsewhere it was told already, and the clock looks for it again.
+                    Err(e) if me.vaults.state(row.id).is_none() => {
+                        tracing::warn!("backups in vault {:?} cannot be browsed: {e}", row.name);
+                    }
+                    _ => {}
                 }
                 let late = locked(&me.vaults.awaited).remove(&row.id);
                 me.vaults.changed.notify_all();
@@ -206,27 +279,27 @@ impl Service {
 
     /// What a destination holds, whatever that is.
     pub(super) fn open_store(&self, place: &Destination) -> Result<Arc<dyn ObjectStore>> {
-        Ok(Arc::new(LocalStore::open(place.directory())?))
+        self.store_place(&place.place)?.open(Patience::ASK)
     }
 
-    fn open_at(&self, row: &VaultRow, directory: &Path) -> Result<OpenVault> {
-        let local = LocalStore::open(directory)?;
-        let config = vault::read_config(&local).map_err(|e| match e.kind {
+    fn open_at(&self, row: &VaultRow, place: Place) -> Result<OpenVault> {
+        // Whether it is there at all is found sooner than what became of a line that broke.
+        let config = vault::read_config(&*place.open(Patience::ASK)?).map_err(|e| match e.kind {
             ErrorKind::NotFound => Error::destination_failed(format!(
                 "{} holds no vault any more; mount or restore what was there",
-                directory.display()
+                place.title()
             )),
             _ => e,
         })?;
         if config.uuid != row.uuid {
             return Err(Error::destination_failed(format!(
                 "{} holds another vault ({}); mount the right one",
-                directory.display(),
+                place.title(),
                 config.uuid
             )));
         }
-        local.sweep()?;
-        let store: Arc<dyn ObjectStore> = Arc::new(local);
+        let store = place.open(Patience::WORK)?;
+        store.sweep()?;
         let master = match &row.key_file {
             Some(path) => Some(vault::unlock(&*store, &read_key_file(path)?)?),
             None => None,
@@ -234,16 +307,21 @@ impl Service {
         let vault = Vault::open(store, master.clone(), &self.options.cache_dir, MEMORY)?;
         let found = vault.recover(self.machine().id)?;
         tracing::debug!(vault = %row.name, ?found, "opened");
-        Ok(OpenVault { id: row.id, vault, master, directory: directory.to_path_buf(), key_file: row.key_file.clone() })
+        Ok(OpenVault { id: row.id, vault, master, place, key_file: row.key_file.clone() })
     }
 
-    /// Makes the vault of a new row in its destination's directory. What an attempt that was cut
+    /// Makes the vault of a new row in its destination. What an attempt that was cut
     /// short left is taken up again: its key file is there, and nothing is in it yet.
-    pub(super) fn create_store(&self, row: &mut VaultRow, directory: &Path) -> Result<()> {
-        let store = LocalStore::open(directory)?;
+    pub(super) fn create_store(&self, row: &mut VaultRow, place: &Place) -> Result<()> {
+        let store = place.open(Patience::ASK)?;
+        let store = &*store;
+        let empty_one = match place {
+            Place::Local(_) => "an empty directory",
+            Place::S3(_) => "a prefix with nothing beneath it",
+        };
         let keys = self.options.state_dir.join("keys");
         private_dir(&keys)?;
-        match vault::read_config(&store) {
+        match vault::read_config(store) {
             Err(e) if e.kind == ErrorKind::NotFound => {}
             Err(e) => return Err(e),
             Ok(there) => {
@@ -252,14 +330,14 @@ impl Service {
                 let ours = there.encrypted == row.encryption && (!there.encrypted || path.exists());
                 if !empty || !ours {
                     return Err(Error::invalid_state(format!(
-                        "{} holds the vault {} already; give an empty directory",
-                        directory.display(),
+                        "{} holds the vault {} already; give {empty_one}",
+                        place.title(),
                         there.uuid
                     )));
                 }
                 row.uuid = there.uuid;
                 if row.encryption {
-                    vault::unlock(&store, &read_key_file(&path)?)?;
+                    vault::unlock(store, &read_key_file(&path)?)?;
                     row.key_file = Some(path);
                 }
                 return Ok(());
@@ -268,8 +346,8 @@ impl Service {
         for prefix in ["backups/", "packs/", "index/", "state/", "deleted/", "sessions/"] {
             if !store.list(prefix)?.is_empty() {
                 return Err(Error::invalid_state(format!(
-                    "{} has files in {prefix} already; give an empty directory",
-                    directory.display()
+                    "{} has files in {prefix} already; give {empty_one}",
+                    place.title()
                 )));
             }
         }
@@ -286,6 +364,6 @@ impl Service {
             row.key_file = Some(path);
             new = NewVault { uuid: row.uuid, master: Some(master), key_file: Some(secret) };
         }
-        Vault::create(&store, &new)
+        Vault::create(store, &new)
     }
 }

@@ -2,8 +2,11 @@
 //!
 //! A mount that cannot be had never holds up a backup: it is logged, and the rest goes on.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use super::open::OpenVault;
 use super::{Service, ServiceOptions, check, locked};
@@ -17,6 +20,8 @@ pub(super) struct Show {
     client: Option<BrowseClient>,
     /// Held while the mount and the catalog are changed together.
     order: Mutex<()>,
+    /// Set while somebody looks for vaults that were away.
+    looking: AtomicBool,
 }
 
 impl Show {
@@ -34,7 +39,7 @@ impl Show {
                 |e: &Error| tracing::warn!(message_id = message::MOUNT_FAILED, "backups cannot be browsed: {e}");
             BrowseClient::start(options).inspect_err(failed).ok()
         });
-        Self { client, order: Mutex::default() }
+        Self { client, order: Mutex::default(), looking: AtomicBool::new(false) }
     }
 
     /// Keeps others from changing the mount meanwhile.
@@ -94,7 +99,8 @@ impl Service {
     fn access(&self, open: &Arc<OpenVault>) -> VaultAccess {
         VaultAccess {
             uuid: open.vault.uuid(),
-            directory: open.directory.clone(),
+            // Keys to a bucket may be others by now.
+            place: open.place.fresh(),
             master: open.master.clone(),
             cache_dir: self.options.cache_dir.clone(),
         }
@@ -130,6 +136,26 @@ impl Service {
         if let Err(e) = sent {
             tracing::warn!(message_id = message::MOUNT_FAILED, "the mount could not be brought up to date: {e}");
         }
+    }
+
+    /// Looks again for vaults on other machines that could not be opened, and shows what is in them.
+    pub(super) fn tick_absent(&self, _now: Timestamp) -> Result<Option<Timestamp>> {
+        if !self.vaults.any_left() || self.show.looking.swap(true, SeqCst) {
+            return Ok(None);
+        }
+        // Nothing else that is due waits for it.
+        let me = Weak::clone(&self.me);
+        let spawned = std::thread::Builder::new().name("absent vaults".into()).spawn(move || {
+            if let Some(me) = me.upgrade() {
+                me.show_all();
+                me.show.looking.store(false, SeqCst);
+            }
+        });
+        spawned.map(drop).map_err(|e| {
+            self.show.looking.store(false, SeqCst);
+            Error::io("cannot start a thread", &e)
+        })?;
+        Ok(None)
     }
 
     /// Shows a backup that is about to be completed; returns when it can be seen. The caller

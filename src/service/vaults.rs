@@ -7,7 +7,7 @@ use super::declare::refuse_declared;
 use super::fields::Fields;
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, resources, schedules, select};
+use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, open, resources, schedules, select};
 use crate::catalog::{Backup, Destination, Origin, Project, Resource, Tables, Task, VaultRow, backup};
 use crate::jobs::{Key, Lane, Ticket, Times};
 use crate::model::{Args, Error, Map, Result, name};
@@ -116,6 +116,7 @@ impl Service {
         let plan = |w: &crate::catalog::Writer| {
             let place = select::destination(w, destination)?;
             refuse_taken(w, &place)?;
+            refuse_plain(&place, encryption)?;
             let id = w.next_id::<VaultRow>()?;
             let mut row = blank(id, name, place.id, encryption, self.now());
             settings(w, &mut row)?;
@@ -126,7 +127,7 @@ impl Service {
         // What a caller got wrong is found before anything is made, and the destination, which may
         // be slow, is not touched while others wait for the catalog.
         let (mut row, place) = self.catalog.check(plan)?;
-        self.create_store(&mut row, place.directory())?;
+        self.create_store(&mut row, &self.store_place(&place.place)?)?;
         self.catalog.write(|w| {
             let (planned, now) = plan(w)?;
             if now.place != place.place {
@@ -232,8 +233,10 @@ impl Service {
     }
 
     fn vault_map(&self, row: &VaultRow) -> Result<Map> {
-        // Outside of any transaction: a destination may be slow.
-        self.open_promptly(std::slice::from_ref(row));
+        // Outside of any transaction: a destination may be slow. One elsewhere is not waited for at all.
+        if !self.catalog.read(|r| open::is_elsewhere(r, row))? {
+            self.open_promptly(std::slice::from_ref(row));
+        }
         let used = self.vaults.opened(row.id).map(|open| open.vault.stored_size());
         self.catalog.read(|r| {
             let names = row
@@ -399,6 +402,18 @@ pub(super) fn refuse_taken(t: &impl Tables, place: &Destination) -> Result<()> {
             place.name, other.name
         ))),
     }
+}
+
+/// Refuses to keep anything in the clear on somebody else's machine.
+pub(super) fn refuse_plain(place: &Destination, encryption: bool) -> Result<()> {
+    if encryption || !place.place.is_cloud() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "encryption is false, but destination {:?} is of type {}, where every vault is encrypted; leave it out",
+        place.name,
+        place.type_name()
+    )))
 }
 
 /// Refuses what cannot be changed about a vault.

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use super::{ObjectMeta, ObjectStore, Space};
+use super::{ObjectMeta, ObjectStore, Space, check_key};
 use crate::model::{Error, Result};
 
 /// Where objects are written before they get their name.
@@ -67,33 +67,9 @@ impl LocalStore {
         make_dirs(root)?.iter().try_for_each(|dir| sync_dir(dir))
     }
 
-    /// Settles what an earlier process left: names it gave and did not sync become durable, and
-    /// what it put without giving it a name is removed. Only for the one writer of the place.
-    pub fn sweep(&self) -> Result<()> {
-        File::open(&self.root)
-            .and_then(|root| nix::unistd::syncfs(root).map_err(Into::into))
-            .map_err(|e| failed("sync", &self.root, &e))?;
-        let dir = self.root.join(TEMPORARY);
-        let entries = match fs::read_dir(&dir) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == Io::NotFound => return Ok(()),
-            Err(e) => return Err(failed("list", &dir, &e)),
-        };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            fs::remove_file(&path).map_err(|e| failed("remove", &path, &e))?;
-        }
-        Ok(())
-    }
-
     fn path(&self, key: &str) -> Result<PathBuf> {
-        let fine = !key.is_empty()
-            && key.split('/').all(|part| {
-                !part.is_empty()
-                    && !part.starts_with('.')
-                    && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b".-_".contains(&b))
-            });
-        if fine { Ok(self.root.join(key)) } else { Err(Error::invalid(format!("{key:?} is not an object's key"))) }
+        check_key(key)?;
+        Ok(self.root.join(key))
     }
 
     fn remember(&self, dir: &Path) {
@@ -105,6 +81,54 @@ impl LocalStore {
     fn make_dirs(&self, dir: &Path) -> Result<()> {
         make_dirs(dir)?.iter().for_each(|parent| self.remember(parent));
         Ok(())
+    }
+
+    /// Writes `data` and lets `name` give it its name; says whether that was free.
+    fn store(&self, key: &str, data: &[u8], name: impl Fn(&Path, &Path) -> std::io::Result<()>) -> Result<bool> {
+        let path = self.path(key)?;
+        let dir = self.root.join(TEMPORARY);
+        let temporary = dir.join(uuid::Uuid::new_v4().simple().to_string());
+        let create = || {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(nix::libc::O_NOFOLLOW)
+                .open(&temporary)
+        };
+        let mut file = match create() {
+            Err(e) if e.kind() == Io::NotFound && self.root.is_dir() => {
+                self.make_dirs(&dir)?;
+                create()
+            }
+            other => other,
+        }
+        .map_err(|e| failed("create", &temporary, &e))?;
+        let written = file.write_all(data).and_then(|()| file.sync_data());
+        drop(file);
+        let named = written.map_err(|e| failed("write", &temporary, &e)).and_then(|()| {
+            let named = match name(&temporary, &path) {
+                Err(e) if e.kind() == Io::NotFound => {
+                    if let Some(parent) = path.parent() {
+                        self.make_dirs(parent)?;
+                    }
+                    name(&temporary, &path)
+                }
+                other => other,
+            };
+            match named {
+                Ok(()) => Ok(true),
+                Err(e) if e.kind() == Io::AlreadyExists => Ok(false),
+                Err(e) => Err(failed("rename into", &path, &e)),
+            }
+        });
+        if !matches!(named, Ok(true)) {
+            // Best effort: the error that matters is the one above, and a sweep catches the rest.
+            let _ = fs::remove_file(&temporary);
+        } else if let Some(parent) = path.parent() {
+            self.remember(parent);
+        }
+        named
     }
 
     fn open_object(&self, key: &str) -> Result<(File, PathBuf)> {
@@ -146,46 +170,12 @@ fn sync_dir(dir: &Path) -> Result<()> {
 
 impl ObjectStore for LocalStore {
     fn put(&self, key: &str, data: &[u8]) -> Result<()> {
-        let path = self.path(key)?;
-        let dir = self.root.join(TEMPORARY);
-        let temporary = dir.join(uuid::Uuid::new_v4().simple().to_string());
-        let create = || {
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .custom_flags(nix::libc::O_NOFOLLOW)
-                .open(&temporary)
-        };
-        let mut file = match create() {
-            Err(e) if e.kind() == Io::NotFound && self.root.is_dir() => {
-                self.make_dirs(&dir)?;
-                create()
-            }
-            other => other,
-        }
-        .map_err(|e| failed("create", &temporary, &e))?;
-        let written = file.write_all(data).and_then(|()| file.sync_data());
-        drop(file);
-        let named = written.map_err(|e| failed("write", &temporary, &e)).and_then(|()| {
-            match fs::rename(&temporary, &path) {
-                Err(e) if e.kind() == Io::NotFound => {
-                    if let Some(parent) = path.parent() {
-                        self.make_dirs(parent)?;
-                    }
-                    fs::rename(&temporary, &path)
-                }
-                other => other,
-            }
-            .map_err(|e| failed("rename into", &path, &e))
-        });
-        if named.is_err() {
-            // Best effort: the error that matters is the one above, and a sweep catches the rest.
-            let _ = fs::remove_file(&temporary);
-        } else if let Some(parent) = path.parent() {
-            self.remember(parent);
-        }
-        named
+        self.store(key, data, |from, to| fs::rename(from, to)).map(drop)
+    }
+
+    fn put_if_absent(&self, key: &str, data: &[u8]) -> Result<bool> {
+        // A link, which replaces nothing; its second name goes at once.
+        self.store(key, data, |from, to| fs::hard_link(from, to).and_then(|()| fs::remove_file(from)))
     }
 
     fn get(&self, key: &str, limit: u64) -> Result<Vec<u8>> {
@@ -285,5 +275,22 @@ impl ObjectStore for LocalStore {
         let stat = nix::sys::statvfs::statvfs(&self.root)
             .map_err(|e| failed("look at the room of", &self.root, &std::io::Error::from(e)))?;
         Ok(Space { free: Some(stat.blocks_available().saturating_mul(stat.fragment_size())) })
+    }
+
+    fn sweep(&self) -> Result<()> {
+        File::open(&self.root)
+            .and_then(|root| nix::unistd::syncfs(root).map_err(Into::into))
+            .map_err(|e| failed("sync", &self.root, &e))?;
+        let dir = self.root.join(TEMPORARY);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == Io::NotFound => return Ok(()),
+            Err(e) => return Err(failed("list", &dir, &e)),
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|e| failed("remove", &path, &e))?;
+        }
+        Ok(())
     }
 }

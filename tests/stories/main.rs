@@ -8,6 +8,8 @@ mod common;
 mod architecture;
 mod bad_input;
 mod checkpoints;
+#[cfg(feature = "s3")]
+mod cloud;
 mod command;
 mod crash;
 mod declared;
@@ -26,6 +28,8 @@ mod schedules;
 mod secrets;
 mod snapshots;
 mod sources;
+#[cfg(feature = "s3")]
+mod stores;
 mod tasks;
 mod trouble;
 mod units;

@@ -47,7 +47,8 @@ impl Place {
         Vault::create(&*store, &new).unwrap();
         let cache_dir = dir.path().join("cache");
         let vault = Vault::open(store, Some(master.clone()), &cache_dir, 8 << 20).unwrap();
-        let access = VaultAccess { uuid, directory, master: Some(master), cache_dir };
+        let access =
+            VaultAccess { uuid, place: crate::store::Place::Local(directory), master: Some(master), cache_dir };
         Self { dir, vault, access, ids: 0 }
     }
 
@@ -309,13 +310,13 @@ fn a_lost_pack_is_an_error_at_once_and_hurts_nothing_else() {
     let backup = place.backup(Policy::Strict);
     client.add(place.access.clone(), backup.clone()).unwrap();
     assert_eq!(fs::read(place.seen(&backup).join("plain")).unwrap(), b"hello");
-    fs::rename(place.access.directory.join("packs"), place.dir.path().join("away")).unwrap();
+    fs::rename(place.dir.path().join("vault/packs"), place.dir.path().join("away")).unwrap();
     let since = Instant::now();
     let error = fs::read(place.seen(&backup).join("large")).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{error}");
     assert!(since.elapsed() < Duration::from_secs(10));
     assert_eq!(fs::read(place.seen(&backup).join("dir/hard")).unwrap(), b"hello");
-    fs::rename(place.dir.path().join("away"), place.access.directory.join("packs")).unwrap();
+    fs::rename(place.dir.path().join("away"), place.dir.path().join("vault/packs")).unwrap();
     assert_eq!(fs::read(place.seen(&backup).join("large")).unwrap().len(), 5_000_000);
     client.stop().unwrap();
 }

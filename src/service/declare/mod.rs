@@ -13,23 +13,24 @@ use std::path::PathBuf;
 use uuid::Uuid;
 
 use super::declared::{Declaration, Kind};
-use super::{Event, ObjectKind, Service, destinations, locked, projects, resources, schedules, select, tasks, vaults};
+use super::{
+    Event, ObjectKind, Service, destinations, locked, places, projects, resources, schedules, select, tasks, vaults,
+};
 use crate::catalog::destination::Place;
 use crate::catalog::{
     Destination, Origin, Project, Resource, Row, Tables, VaultRow, Writer, backup, project, resource,
 };
 use crate::model::{Args, Error, Result, name};
-use crate::store::LocalStore;
 
 /// What has to be made outside the catalog, and then what was.
 #[derive(Debug, Default)]
 struct Places {
-    /// Directories of destinations that are new there.
-    directories: Vec<(usize, PathBuf)>,
-    /// Directories to which a vault is said to have moved.
-    moved: Vec<(usize, VaultRow, PathBuf)>,
-    /// Vaults that are new, and their directories.
-    vaults: Vec<(usize, VaultRow, PathBuf)>,
+    /// Places of destinations that are new.
+    new: Vec<(usize, Place)>,
+    /// Places to which a vault is said to have moved.
+    moved: Vec<(usize, VaultRow, Place)>,
+    /// Vaults that are new, and their places.
+    vaults: Vec<(usize, VaultRow, Place)>,
 }
 
 #[derive(Debug, Default)]
@@ -61,15 +62,17 @@ impl Service {
         let _one = locked(&self.making);
         let planned = self.catalog.check(|w| self.declare_all(w, list, None))?.places;
         let located = |at: &usize, e: Error| list.get(*at).map_or(e.clone(), |d| d.locate(e));
-        for (at, directory) in &planned.directories {
-            LocalStore::create_dir(directory).map_err(|e| located(at, e))?;
+        for (at, place) in &planned.new {
+            self.make_place(place, None).map_err(|e| located(at, e))?;
         }
-        for (at, vault, directory) in &planned.moved {
-            destinations::holds(directory, vault).map_err(|e| located(at, e))?;
+        for (at, vault, place) in &planned.moved {
+            let there = self.store_place(place).and_then(|place| destinations::holds(&place, vault));
+            there.map_err(|e| located(at, e))?;
         }
         let mut made = Made::new();
-        for (at, mut row, directory) in planned.vaults {
-            self.create_store(&mut row, &directory).map_err(|e| located(&at, e))?;
+        for (at, mut row, place) in planned.vaults {
+            let stored = self.store_place(&place).and_then(|place| self.create_store(&mut row, &place));
+            stored.map_err(|e| located(&at, e))?;
             made.insert(at, (row.uuid, row.key_file));
         }
         let done = self.catalog.write(|w| self.declare_all(w, list, Some(&made)))?;
@@ -139,9 +142,9 @@ impl Service {
         name::check("destination", &d.name)?;
         let mut args = Args::new(d.options.clone());
         let kind = args.string("type")?.unwrap_or_else(|| "local".into());
-        let (directory, max_backups) = destinations::take(&kind, args, true)?;
+        let wanted = places::take(&kind, args, true)?;
+        let (place, max_backups) = (wanted.place.clone(), wanted.max_backups);
         let old = named::<Destination>(w, 0, &d.name)?;
-        let place = Place::Local { directory: directory.clone() };
         let mut row = match &old {
             Some(row) => row.clone(),
             None => Destination {
@@ -156,16 +159,17 @@ impl Service {
         if old.as_ref().map(|row| &row.place) != Some(&place) {
             if first {
                 let others: Vec<_> = w.all::<Destination>()?.into_iter().filter(|o| o.id != row.id).collect();
-                self.check_directory(&others, &directory)?;
+                self.check_destination(&others, &wanted)?;
             }
             match destinations::vault_on(w, row.id)? {
                 Some(vault) => {
                     vaults::refuse_busy(w, &vault)?;
+                    vaults::refuse_plain(&Destination { place: place.clone(), ..row.clone() }, vault.encryption)?;
                     out.forget.push(vault.id);
                     out.shown = true;
-                    out.places.moved.push((at, vault, directory));
+                    out.places.moved.push((at, vault, place.clone()));
                 }
-                None => out.places.directories.push((at, directory)),
+                None => out.places.new.push((at, place.clone())),
             }
         }
         row.place = place;
@@ -205,6 +209,7 @@ impl Service {
             }
             None => {
                 vaults::refuse_taken(w, &place)?;
+                vaults::refuse_plain(&place, wanted.encryption)?;
                 let id = w.next_id::<VaultRow>()?;
                 vaults::blank(id, &d.name, place.id, wanted.encryption, self.now())
             }
@@ -225,7 +230,7 @@ impl Service {
             } else if made.is_some() {
                 return Err(Error::invalid_state("the catalog was changed meanwhile; reload again"));
             }
-            out.places.vaults.push((at, row.clone(), place.directory().to_path_buf()));
+            out.places.vaults.push((at, row.clone(), place.place));
         }
         tell(out, ObjectKind::Vault, row.id, put(w, old.as_ref(), &row)?);
         Ok(row.id)

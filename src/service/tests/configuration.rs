@@ -58,7 +58,7 @@ fn the_page_names_every_key() {
     let mut missing = Vec::new();
     for source in [
         include_str!("../projects.rs"),
-        include_str!("../destinations.rs"),
+        include_str!("../places.rs"),
         include_str!("../vaults.rs"),
         include_str!("../resources.rs"),
         include_str!("../scheduleform.rs"),

@@ -9,7 +9,7 @@ use super::Report;
 use crate::catalog::{Backup, Checkpoint, Destination, Job, Resource, Tables, VaultRow, backup};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 use crate::service::{Event, ObjectKind, Service};
-use crate::store::{LocalStore, ObjectStore};
+use crate::store::{ObjectStore, Patience, Place};
 use crate::vault::read_config;
 
 /// Where a vault keeps objects: manifests first, keys last.
@@ -31,8 +31,9 @@ impl Service {
         self.show_all();
         let mut deleted = 0_u64;
         if delete_data {
-            let store = LocalStore::open(place.directory())?;
-            match read_config(&store) {
+            let place = self.store_place(&place.place)?;
+            let store = place.open(Patience::WORK)?;
+            match read_config(&*store) {
                 Ok(config) if config.uuid == row.uuid => {
                     // From the first deletion on there is no way back.
                     self.catalog.write(|w| {
@@ -41,22 +42,21 @@ impl Service {
                             Ok(())
                         })
                     })?;
-                    deleted = empty(&store, progress)?;
+                    deleted = empty(&*store, progress)?;
                 }
                 Ok(config) => {
                     return Err(Error::destination_failed(format!(
                         "{} holds another vault ({}); mount the right one",
-                        place.directory().display(),
+                        place.title(),
                         config.uuid
                     )));
                 }
-                // An earlier attempt got this far, unless the disk is only not mounted: a vault
-                // leaves its empty directories, an empty mount point has none.
-                Err(e) if e.kind == ErrorKind::NotFound && row.emptied && place.directory().join("keys").is_dir() => {}
+                // An earlier attempt got this far.
+                Err(e) if e.kind == ErrorKind::NotFound && row.emptied && was_here(&place) => {}
                 Err(e) if e.kind == ErrorKind::NotFound => {
                     return Err(Error::destination_failed(format!(
                         "{} does not hold the vault; mount what does, or remove the vault without its data",
-                        place.directory().display()
+                        place.title()
                     )));
                 }
                 Err(e) => return Err(e),
@@ -93,6 +93,16 @@ impl Service {
             }
             Ok(())
         }))
+    }
+}
+
+/// Whether a place without `vault.json` is the one that had it. A disk may only not be mounted: a
+/// vault leaves its empty directories, an empty mount point has none.
+fn was_here(place: &Place) -> bool {
+    match place {
+        Place::Local(directory) => directory.join("keys").is_dir(),
+        // A bucket that is another's does not answer to the same name and keys.
+        Place::S3(_) => true,
     }
 }
 

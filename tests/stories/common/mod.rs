@@ -9,6 +9,10 @@ mod disk;
 mod facts;
 pub mod many;
 pub mod pass;
+#[cfg(feature = "s3")]
+pub mod proxy;
+#[cfg(feature = "s3")]
+pub mod s3;
 mod tools;
 mod tree;
 
