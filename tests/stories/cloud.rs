@@ -99,9 +99,9 @@ fn tell(kind: Kind, story: &str) {
 }
 
 #[test]
-fn a_vault_in_seaweedfs_does_the_main_job() {
-    needs_root!("a_vault_in_seaweedfs_does_the_main_job");
-    tell(Kind::Seaweed, "a_vault_in_seaweedfs_does_the_main_job");
+fn a7_a_vault_in_seaweedfs_does_the_main_job() {
+    needs_root!("a7_a_vault_in_seaweedfs_does_the_main_job");
+    tell(Kind::Seaweed, "a7_a_vault_in_seaweedfs_does_the_main_job");
 }
 
 #[test]
@@ -195,8 +195,8 @@ fn a_store_that_is_down_is_an_error_to_readers_and_no_more() {
 }
 
 #[test]
-fn what_lies_in_a_cloud_is_encrypted_and_its_keys_stay_secret() {
-    needs_root!("what_lies_in_a_cloud_is_encrypted_and_its_keys_stay_secret");
+fn a12_what_lies_in_a_cloud_is_encrypted_and_its_keys_stay_secret() {
+    needs_root!("a12_what_lies_in_a_cloud_is_encrypted_and_its_keys_stay_secret");
     let mut daemon = Daemon::start();
     let refused = |daemon: &Daemon, line: &str, words: &[&str]| {
         let failure = daemon.call(line).unwrap_err();

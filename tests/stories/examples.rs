@@ -22,7 +22,6 @@ const LATER: &[&str] = &[
     "GetSnapshot",
     "ListSnapshots",
     "ListVersions",
-    "RebuildCatalog",
     "RestoreSnapshot",
     "SyncVault",
 ];

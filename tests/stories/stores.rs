@@ -189,8 +189,8 @@ fn swift_is_a_store() {
 }
 
 #[test]
-fn uploads_that_were_cut_short_are_taken_back_and_those_of_others_are_not() {
-    let story = "uploads_that_were_cut_short_are_taken_back_and_those_of_others_are_not";
+fn a14_uploads_that_were_cut_short_are_taken_back_and_those_of_others_are_not() {
+    let story = "a14_uploads_that_were_cut_short_are_taken_back_and_those_of_others_are_not";
     let Some(server) = Server::start(Kind::Seaweed, story) else { return };
     let ours = format!("mine/packs/ab/{}", "ab".repeat(32));
     for key in [&ours, "mine/video.mp4", "other/packs/ab/abababababababababababababababababab"] {
