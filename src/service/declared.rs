@@ -249,7 +249,10 @@ mod tests {
                 "line 10: key \"repo_regex\"",
             ),
             ("content: projects: project_regex is wrong", "line 6: key \"projects\""),
-            ("content: format names an archive's form", "line 4: key \"compression\""),
+            (
+                "content: format names an archive's form, but compression is not true; give both",
+                "line 4: key \"compression\"",
+            ),
             ("content: it names nothing", "line 3: key \"content\""),
             ("store_location is odd", "line 2: key \"store_location\""),
         ] {
