@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::checkpoint::CheckpointVerb;
+use super::destination::DestinationVerb;
 use super::project::ProjectVerb;
+use super::snapshot::SnapshotVerb;
 
 /// Backs up, browses and restores this machine.
 #[derive(Debug, Parser)]
@@ -124,47 +126,6 @@ pub enum TaskVerb {
     },
 }
 
-/// What can be done with snapshots.
-#[derive(Debug, Subcommand)]
-pub enum SnapshotVerb {
-    /// Take a snapshot of a resource now
-    Create {
-        /// NAME, PROJECT/NAME or id
-        resource: String,
-        /// What to call it: letters, digits, dashes and underscores
-        name: String,
-        /// A note to find it by
-        #[arg(long, value_name = "TEXT")]
-        description: Option<String>,
-        /// What to do with the resource's units meanwhile
-        #[arg(long, value_parser = ["none", "freeze", "stop"])]
-        unit_action: Option<String>,
-    },
-    /// List snapshots, the newest first
-    List {
-        /// Only those of this resource
-        resource: Option<String>,
-    },
-    /// Show one snapshot
-    Show {
-        /// The snapshot
-        id: u64,
-    },
-    /// Put a resource back to how it was in a snapshot
-    Restore {
-        /// The snapshot
-        id: u64,
-        /// Do not ask
-        #[arg(long)]
-        yes: bool,
-    },
-    /// Delete a snapshot for good
-    Delete {
-        /// The snapshot
-        id: u64,
-    },
-}
-
 /// What can be done with resources.
 #[derive(Debug, Subcommand)]
 pub enum ResourceVerb {
@@ -229,78 +190,6 @@ pub struct ResourceSettings {
     /// Do not cross into other file systems
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
     pub one_file_system: Option<bool>,
-}
-
-/// What can be done with destinations.
-#[derive(Debug, Subcommand)]
-pub enum DestinationVerb {
-    /// Add a place for vaults
-    Add {
-        /// Its name
-        name: String,
-        /// Its kind
-        #[command(subcommand)]
-        kind: DestinationKind,
-    },
-    /// List destinations
-    List,
-    /// Try whether a destination works
-    Test {
-        /// NAME or id
-        destination: String,
-    },
-    /// Remove a destination; its data stays
-    Remove {
-        /// NAME or id
-        destination: String,
-    },
-}
-
-/// Kinds of destinations.
-#[derive(Debug, Subcommand)]
-pub enum DestinationKind {
-    /// A directory on this machine, or mounted here
-    Local {
-        /// The directory
-        directory: PathBuf,
-    },
-    /// A bucket of an S3 store, which must exist
-    S3(Box<S3Args>),
-}
-
-/// How a bucket is reached.
-#[derive(Debug, Args)]
-pub struct S3Args {
-    /// The bucket
-    #[arg(long)]
-    pub bucket: String,
-    /// The store's URL; leave it out for Amazon's own
-    #[arg(long, value_name = "URL")]
-    pub endpoint: Option<String>,
-    /// The region
-    #[arg(long)]
-    pub region: Option<String>,
-    /// What all keys begin with
-    #[arg(long)]
-    pub prefix: Option<String>,
-    /// A systemd credential, or a file (0600) with access_key_id and secret_access_key
-    #[arg(long, value_name = "FILE")]
-    pub credential: String,
-    /// The access key id, where the credential does not hold it
-    #[arg(long, value_name = "ID")]
-    pub access_key_id: Option<String>,
-    /// Whether the bucket stands in the path; usual where there is an endpoint
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
-    pub force_path_style: Option<bool>,
-    /// The storage class of new objects
-    #[arg(long, value_name = "CLASS")]
-    pub storage_class: Option<String>,
-    /// Certificates (PEM) to trust instead of the system's
-    #[arg(long, value_name = "FILE")]
-    pub ca_file: Option<PathBuf>,
-    /// The most bytes a second, each way
-    #[arg(long, value_name = "BYTES")]
-    pub bandwidth_limit: Option<u64>,
 }
 
 /// What can be done with vaults.

@@ -1,11 +1,86 @@
 //! `strongroom destination …`
 
-use super::args::{DestinationKind, DestinationVerb};
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
 use super::output::{size, text};
 use super::paths;
 use super::session::{Options, Session};
 use super::wait::Outcome;
 use crate::model::{Map, Result, Value};
+
+/// What can be done with destinations.
+#[derive(Debug, Subcommand)]
+pub enum DestinationVerb {
+    /// Add a place for vaults
+    Add {
+        /// Its name
+        name: String,
+        /// Its kind
+        #[command(subcommand)]
+        kind: DestinationKind,
+    },
+    /// List destinations
+    List,
+    /// Try whether a destination works
+    Test {
+        /// NAME or id
+        destination: String,
+    },
+    /// Remove a destination; its data stays
+    Remove {
+        /// NAME or id
+        destination: String,
+    },
+}
+
+/// Kinds of destinations.
+#[derive(Debug, Subcommand)]
+pub enum DestinationKind {
+    /// A directory on this machine, or mounted here
+    Local {
+        /// The directory
+        directory: PathBuf,
+    },
+    /// A bucket of an S3 store, which must exist
+    S3(Box<S3Args>),
+}
+
+/// How a bucket is reached.
+#[derive(Debug, Args)]
+pub struct S3Args {
+    /// The bucket
+    #[arg(long)]
+    pub bucket: String,
+    /// The store's URL; leave it out for Amazon's own
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The region
+    #[arg(long)]
+    pub region: Option<String>,
+    /// What all keys begin with
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// A systemd credential, or a file (0600) with access_key_id and secret_access_key
+    #[arg(long, value_name = "FILE")]
+    pub credential: String,
+    /// The access key id, where the credential does not hold it
+    #[arg(long, value_name = "ID")]
+    pub access_key_id: Option<String>,
+    /// Whether the bucket stands in the path; usual where there is an endpoint
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true, value_name = "BOOL")]
+    pub force_path_style: Option<bool>,
+    /// The storage class of new objects
+    #[arg(long, value_name = "CLASS")]
+    pub storage_class: Option<String>,
+    /// Certificates (PEM) to trust instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// The most bytes a second, each way
+    #[arg(long, value_name = "BYTES")]
+    pub bandwidth_limit: Option<u64>,
+}
 
 /// Does the verb.
 pub async fn run(session: &Session, verb: DestinationVerb) -> Result<u8> {

@@ -1,12 +1,54 @@
 //! `strongroom snapshot …`
 
-use super::args::SnapshotVerb;
+use clap::Subcommand;
+
 use super::confirm;
 use super::output::{self, bytes, name, number, size, text, time};
 use super::session::{Options, Session};
 use super::wait::Outcome;
 use crate::bus::client::job_id;
 use crate::model::{Map, Result, Value};
+
+/// What can be done with snapshots.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotVerb {
+    /// Take a snapshot of a resource now
+    Create {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+        /// What to call it: letters, digits, dashes and underscores
+        name: String,
+        /// A note to find it by
+        #[arg(long, value_name = "TEXT")]
+        description: Option<String>,
+        /// What to do with the resource's units meanwhile
+        #[arg(long, value_parser = ["none", "freeze", "stop"])]
+        unit_action: Option<String>,
+    },
+    /// List snapshots, the newest first
+    List {
+        /// Only those of this resource
+        resource: Option<String>,
+    },
+    /// Show one snapshot
+    Show {
+        /// The snapshot
+        id: u64,
+    },
+    /// Put a resource back to how it was in a snapshot
+    Restore {
+        /// The snapshot
+        id: u64,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Delete a snapshot for good
+    Delete {
+        /// The snapshot
+        id: u64,
+    },
+}
 
 /// Does the verb.
 pub async fn run(session: &Session, verb: SnapshotVerb) -> Result<u8> {

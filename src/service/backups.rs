@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::fields::{self, Fields};
@@ -116,6 +117,57 @@ pub(super) fn delete_ticket(backup: &Backup) -> Ticket {
     Ticket { exclusive: vec![Key::Vault(backup.vault)], ..Ticket::free(Lane::Maintenance) }
 }
 
+/// A backup of which nothing is known but what it is to be of.
+pub(super) fn blank(
+    (id, uuid): (u64, Uuid),
+    job: u64,
+    resource: &Resource,
+    vault: &VaultRow,
+    created_at: Timestamp,
+) -> Backup {
+    Backup {
+        id,
+        uuid,
+        job,
+        resource: resource.id,
+        resource_name: resource.name.clone(),
+        project: resource.project,
+        project_name: String::new(),
+        machine: None,
+        vault: vault.id,
+        vault_name: vault.name.clone(),
+        encrypted: vault.encryption,
+        r#type: "full".into(),
+        backup_type: "manual".into(),
+        incremental: true,
+        partial: false,
+        protected: false,
+        edited: false,
+        deleting: false,
+        with_vault: false,
+        status: State::Pending,
+        description: String::new(),
+        browse: resource.browse.clone(),
+        created_at,
+        completed_at: None,
+        expires_at: None,
+        manifest: None,
+        root: None,
+        size: None,
+        stored: None,
+        files: None,
+        entries: None,
+        errors: None,
+        error_list: None,
+        error: None,
+        message: None,
+        unsure: false,
+        schedule: None,
+        since_full: 0,
+        checkpoint: None,
+    }
+}
+
 impl Service {
     /// Queues a backup and answers with it.
     pub fn create_backup(&self, selector: &str, options: Map) -> Result<Map> {
@@ -181,45 +233,16 @@ impl Service {
             .or((resource.before.len() + resource.after.len() > 0)
                 .then_some("commands before and after a backup are not run by this version"));
         let row = Backup {
-            id,
-            uuid: Uuid::new_v4(),
-            job,
-            resource: resource.id,
-            resource_name: resource.name,
-            project: resource.project,
             project_name: w.need::<Project>(resource.project)?.name,
-            machine: None,
-            vault: vault.id,
-            vault_name: vault.name.clone(),
-            encrypted: vault.encryption,
             r#type: wish.kind,
             backup_type: wish.backup_type,
             incremental: wish.incremental,
-            partial: false,
-            protected: false,
-            edited: false,
-            deleting: false,
-            with_vault: false,
-            status: State::Pending,
             description: wish.description,
-            browse: resource.browse,
-            created_at: self.now(),
-            completed_at: None,
-            expires_at: None,
-            manifest: None,
-            root: None,
-            size: None,
-            stored: None,
-            files: None,
-            entries: None,
-            errors: None,
-            error_list: None,
-            error: None,
             message: message.map(str::to_owned),
-            unsure: false,
             schedule: wish.schedule,
             since_full: wish.since_full,
             checkpoint: wish.checkpoint,
+            ..blank((id, Uuid::new_v4()), job, &resource, vault, self.now())
         };
         w.put(&row)?;
         let draft = Draft {

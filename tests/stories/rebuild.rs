@@ -74,6 +74,8 @@ fn an_empty_machine_rises_from_a_disk_and_a_key_on_paper() {
     assert_eq!(wrong.name, "org.strongroom1.Error.InvalidArgument", "{wrong:?}");
     assert!(!wrong.message.contains(&other[..8]), "{wrong:?}");
     assert_eq!(new.ok("ListVaults a{sv} 0")[0], 1, "nothing was changed");
+    new.ok(&format!("AddDestination ssa{{sv}} other local 1 directory s {}", new.path("other").display()));
+    new.ok("AddVault sa{sv} mine 1 destinations as 1 other");
 
     let job = new.call_with("RebuildCatalog", &["sa{sv}", "rescue", "1", "recovery_key", "s", &key]).unwrap();
     let done = new.wait(number(&job));
@@ -83,7 +85,9 @@ fn an_empty_machine_rises_from_a_disk_and_a_key_on_paper() {
     let vault = new.ok("GetVault s offsite");
     assert_eq!(vault["compression"], "zstd:5", "{vault}");
     assert_eq!(vault["capacity"], 9_000_000_000_u64, "{vault}");
-    assert_eq!(new.ok("ListVaults a{sv} 0")[0], 1, "the empty one of the first start is gone");
+    let vaults = new.ok("ListVaults a{sv} 1 sort as 1 name");
+    assert_eq!(vaults[0], 2, "the empty one of the first start is gone, and no other: {vaults}");
+    assert_eq!(vaults[1][0]["name"], "mine", "{vaults}");
     for (noun, name) in [("Resource", "web"), ("Resource", "shop/db")] {
         assert_eq!(new.ok(&format!("Get{noun} s {name}"))["paths"], old_paths(&source, name), "{name}");
     }
@@ -124,6 +128,25 @@ fn an_empty_machine_rises_from_a_disk_and_a_key_on_paper() {
 fn old_paths(source: &Path, name: &str) -> Reply {
     let name = name.rsplit('/').next().unwrap();
     serde_json::json!([source.join(name).to_str().unwrap()])
+}
+
+#[test]
+fn a_rebuilding_that_was_cut_short_after_the_identity_is_taken_up_again() {
+    needs_root!("a_rebuilding_that_was_cut_short_after_the_identity_is_taken_up_again");
+    let (mut old, key) = machine();
+    old.stop();
+    let mut new = Daemon::start();
+    new.stop();
+    // The identity is a file, written before anything is in the catalog.
+    sh(new.dir(), &format!("cp {} state/machine-id", old.path("state/machine-id").display()));
+    new.start_again();
+    sh(new.dir(), &format!("cp -a {} disk", old.path("disk").display()));
+    new.ok(&format!("AddDestination ssa{{sv}} rescue local 1 directory s {}", new.path("disk").display()));
+    let job = new.call_with("RebuildCatalog", &["sa{sv}", "rescue", "1", "recovery_key", "s", &key]).unwrap();
+    let done = new.wait(number(&job));
+    assert_eq!((&done["result"]["backups"], &done["result"]["foreign_backups"]), (&3.into(), &0.into()), "{done}");
+    let vaults = new.ok("ListVaults a{sv} 0");
+    assert_eq!((&vaults[0], &vaults[1][0]["name"]), (&1.into(), &"offsite".into()), "{vaults}");
 }
 
 #[test]

@@ -219,3 +219,21 @@ fn what_an_exchanged_destination_does_not_hold_decides_nothing() {
     assert_eq!(text(&service.get_backup(1).unwrap(), "checksum"), text(&before, "checksum"));
     close(service);
 }
+
+#[test]
+fn a_saved_configuration_that_is_not_understood_is_not_replaced() {
+    let house = House::new();
+    let service = house.with_resource();
+    back_up(&service, "data");
+    let row = service.catalog.read(|r| r.need::<VaultRow>(1)).unwrap();
+    let open = service.open_vault(&row).unwrap();
+    let newer = serde_json::json!({"common": {"version": 99}});
+    open.vault.put_state(&newer).unwrap();
+    let job = service.rebuild_catalog("local", Map::new()).unwrap();
+    done(&service, job);
+    assert!(format!("{:?}", service.job_status(job).unwrap()).contains("notes"), "it is said");
+    let states = open.vault.states().unwrap();
+    assert_eq!(states.iter().map(|s| &s.content).collect::<Vec<_>>(), [&newer]);
+    drop(open);
+    close(service);
+}

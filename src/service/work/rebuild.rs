@@ -6,6 +6,7 @@
 //! belong to resources that were removed, are root's alone, and no schedule lets them go.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +17,14 @@ use uuid::Uuid;
 
 use super::Report;
 use crate::catalog::{
-    Backup, Checkpoint, Job, Origin, Project, Resource, Schedule, State, Tables, VaultRow, Writer, backup, project,
+    Backup, Checkpoint, Destination, Job, Origin, Project, Resource, Schedule, Tables, VaultRow, Writer, backup,
+    project,
 };
 use crate::host;
 use crate::model::{Error, ErrorKind, Id, Progress, Result, name};
 use crate::service::common::{CommonData, Here};
 use crate::service::rebuild::unused;
-use crate::service::{Event, ObjectKind, Service, check, retention};
+use crate::service::{Event, ObjectKind, Service, backups, check, resources, retention};
 use crate::vault::{Machine, Manifest, SavedState, Vault};
 
 /// A machine whose writer gave a sign of life within this time is taken to be at work.
@@ -97,8 +99,9 @@ impl Service {
         let (row, mut open) = self.vault_of_job(job)?;
         let (manifests, unreadable) = read_all(&open.vault, progress)?;
         let states = open.vault.states()?;
-        let adopted = self.identity(machine, &machines(&manifests, &states))?;
-        if let Some(id) = adopted {
+        let machines = machines(&manifests, &states);
+        let empty = self.catalog.read(|r| r.count::<Backup>())? == 0;
+        if let Some(id) = self.identity(machine, &machines, empty)? {
             let since = self.now().saturating_sub(ALIVE).unwrap_or_default();
             if let Some(seen) = open.vault.seen(id, since)? {
                 return Err(Error::invalid_state(format!(
@@ -133,8 +136,9 @@ impl Service {
         let (mut result, events, forget) = self.catalog.write(|w| {
             let vault: VaultRow = w.need(row.id)?;
             let mut rebuild = Rebuild::new(w, vault, job.id, ours.clone(), now)?;
-            if adopted.is_some() {
-                rebuild.drop_unused()?;
+            // Also where an earlier attempt got as far as the identity, and no further.
+            if empty && machines.contains_key(&ours.id) {
+                rebuild.drop_unused(&self.options.first_vault)?;
             }
             if let Some(common) = common {
                 rebuild.common(common, rename)?;
@@ -150,19 +154,17 @@ impl Service {
         if !unreadable.is_empty() {
             result["unreadable_list"] = unreadable.into_iter().take(LISTED).collect();
         }
+        // A copy that was not understood is not replaced by what was made without it.
+        let export = notes.is_empty().then_some(open);
         if !notes.is_empty() {
             result["notes"] = notes.into();
         }
-        let mut report = Report::of(result);
-        report.events = events;
-        report.export = Some(open);
-        Ok(report)
+        Ok(Report { events, export, ..Report::of(result) })
     }
 
     /// Whose place this machine takes: only that of one whose backups are all it will have.
-    fn identity(&self, wanted: &str, machines: &BTreeMap<Uuid, String>) -> Result<Option<Uuid>> {
+    fn identity(&self, wanted: &str, machines: &BTreeMap<Uuid, String>, empty: bool) -> Result<Option<Uuid>> {
         let ours = self.machine();
-        let empty = self.catalog.read(|r| r.count::<Backup>())? == 0;
         let listed = || machines.iter().map(|(id, name)| format!("{name} ({id})")).collect::<Vec<_>>().join(", ");
         let named = |wanted: &str| -> Vec<Uuid> {
             machines
@@ -257,9 +259,10 @@ impl<'w> Rebuild<'w> {
     }
 
     /// Forgets the empty vault that the first start made, which would only be in the way.
-    fn drop_unused(&mut self) -> Result<()> {
+    fn drop_unused(&mut self, first: &Path) -> Result<()> {
         for row in self.w.all::<VaultRow>()?.into_iter().filter(|v| v.id != self.vault.id) {
-            if unused(self.w, &row)? {
+            let place = row.destinations.first().map(|id| self.w.need::<Destination>(*id)).transpose()?;
+            if place.is_some_and(|place| place.directory() == Some(first)) && unused(self.w, &row)? {
                 self.w.remove::<VaultRow>(row.id)?;
                 self.forget.push(row.id);
                 self.events.push(Event::ObjectRemoved { kind: ObjectKind::Vault, id: row.id });
@@ -331,45 +334,20 @@ impl<'w> Rebuild<'w> {
             other => other,
         };
         let mut row = Backup {
-            id,
-            uuid: manifest.uuid,
-            job: self.job,
-            resource: resource.id,
-            resource_name: manifest.resource.name.clone(),
-            project: resource.project,
             project_name: manifest.resource.project.clone(),
+            resource_name: manifest.resource.name.clone(),
             machine: (!own).then(|| manifest.machine.clone()),
-            vault: self.vault.id,
-            vault_name: self.vault.name.clone(),
-            encrypted: self.vault.encryption,
             r#type: if manifest.r#type == "database" { "database" } else { "full" }.into(),
             backup_type: if automatic { "automatic" } else { "manual" }.into(),
             incremental: manifest.incremental,
-            partial: false,
             protected: noted.is_some_and(|n| n.protected),
             edited: noted.is_some(),
-            deleting: false,
-            with_vault: false,
-            status: State::Completed,
             description: noted.map_or_else(|| manifest.description.clone(), |n| n.description.clone()),
-            browse: if own { resource.browse } else { "root".into() },
-            created_at: manifest.created_at,
-            completed_at: None,
-            expires_at: None,
-            manifest: None,
-            root: None,
-            size: None,
-            stored: None,
-            files: None,
-            entries: None,
-            errors: None,
-            error_list: None,
-            error: None,
-            message: None,
-            unsure: false,
+            browse: if own { resource.browse.clone() } else { "root".into() },
             schedule,
             since_full: manifest.since_full,
             checkpoint: manifest.checkpoint.filter(|_| own),
+            ..backups::blank((id, manifest.uuid), self.job, &resource, &self.vault, manifest.created_at)
         };
         super::fill(&mut row, object, manifest);
         Ok(row)
@@ -406,29 +384,16 @@ impl<'w> Rebuild<'w> {
             self.w.next_id::<Resource>()?
         };
         let fine = name::check("resource", &source.name).is_ok();
+        let name = if fine { source.name.clone() } else { format!("resource-{id}") };
         let row = Resource {
-            id,
-            project,
-            name: if fine { source.name.clone() } else { format!("resource-{id}") },
             kind: check::kind(&source.kind).unwrap_or("server").into(),
             paths: check::clean_paths("paths", &source.paths).unwrap_or_default(),
             exclude: source.exclude.clone(),
             one_file_system: source.one_file_system,
-            units: Vec::new(),
-            unit_action: "none".into(),
-            snapshot: "auto".into(),
             vault: Some(self.vault.id),
             browse: if own && check::browse(&source.browse).is_ok() { source.browse.clone() } else { "root".into() },
-            extra_info: String::new(),
-            created_at: manifest.created_at,
             removed_at: Some(self.now),
-            last_backup: None,
-            last_success: None,
-            last_size: None,
-            last_entries: None,
-            before: Vec::new(),
-            after: Vec::new(),
-            origin: Origin::default(),
+            ..resources::blank(id, project, &name, manifest.created_at)
         };
         self.w.put(&row)?;
         self.owners.insert(key, id);
