@@ -231,7 +231,7 @@ fn a_saved_configuration_that_is_not_understood_is_not_replaced() {
     open.vault.put_state(&newer).unwrap();
     let job = service.rebuild_catalog("local", Map::new()).unwrap();
     done(&service, job);
-    assert!(format!("{:?}", service.job_status(job).unwrap()).contains("notes"), "it is said");
+    assert!(format!("{:?}", service.get_job(job).unwrap()).contains("notes"), "it is said");
     let states = open.vault.states().unwrap();
     assert_eq!(states.iter().map(|s| &s.content).collect::<Vec<_>>(), [&newer]);
     drop(open);
