@@ -185,3 +185,22 @@ fn no_file_is_too_long_to_be_read() {
     }
     assert!(long.is_empty(), "more than {LINES} lines without their tests: {long:?}");
 }
+
+/// What cargo would build for the programs alone, or for them and the tests: crates with features.
+fn crates(edges: &str) -> std::collections::BTreeSet<String> {
+    let tree = std::process::Command::new(env!("CARGO"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["tree", "--offline", "--edges", edges, "--prefix", "none", "--format", "{p} {f}"])
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    String::from_utf8_lossy(&tree.stdout).lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+}
+
+#[test]
+fn tests_and_programs_share_their_builds() {
+    let (programs, all) = (crates("normal,build"), crates("normal,build,dev"));
+    assert!(programs.len() > 50, "{programs:?}");
+    let twice: Vec<_> = programs.difference(&all).collect();
+    assert!(twice.is_empty(), "built with other features for the tests, so twice: {twice:?}");
+}
