@@ -5,6 +5,8 @@
 //! the root. See [`walker`], [`reader`], [`tree`], [`cache`].
 
 pub mod cache;
+mod cut;
+pub mod dumps;
 pub mod errors;
 mod plan;
 mod reader;
@@ -17,8 +19,8 @@ use std::sync::Arc;
 pub use crate::vault::Compression;
 
 use crate::model::{Id, IoContext, Progress, Result};
-use crate::vault::Vault;
-use crate::vault::tree::Totals;
+use crate::vault::tree::{Entry, Totals};
+use crate::vault::{Vault, VaultWriter};
 
 pub use errors::{PathError, read_errors};
 pub use plan::{Plan, View};
@@ -64,7 +66,18 @@ pub struct BackupOutcome {
 /// Backs up into the vault. Nothing refers to what was stored until the caller publishes a
 /// manifest; the change cache is replaced by [`commit_cache`] after that.
 pub fn backup(vault: &Arc<Vault>, request: &BackupRequest, progress: &Progress) -> Result<BackupOutcome> {
-    walker::run(vault, request, progress)
+    backup_into(vault, VaultWriter::start(vault, request.compression)?, None, request, progress)
+}
+
+/// The same by a writer that stored dumps already, which hang in the root beside the paths.
+pub fn backup_into(
+    vault: &Arc<Vault>,
+    writer: VaultWriter,
+    dumps: Option<Entry>,
+    request: &BackupRequest,
+    progress: &Progress,
+) -> Result<BackupOutcome> {
+    walker::run(vault, writer, dumps, request, progress)
 }
 
 /// Makes the change cache that the last [`backup`] wrote beside `change_cache` the current one;

@@ -1,17 +1,16 @@
 //! Workers: reading files that are new or changed, and storing what they hold.
 
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, select};
-use fastcdc::v2020::FastCDC;
 use rustix::io::Errno;
 
 use super::cache::Key;
+use super::cut::{CHUNK_MAX, Cutter, fill};
 use super::tree::{Context, Directory, lock};
 use crate::model::{Id, Result};
 use crate::source::file::{DataReader, holes, open};
@@ -22,10 +21,6 @@ use crate::vault::writer::Lane;
 
 /// Files up to this size are one blob; larger ones are cut by content.
 pub const WHOLE_MAX: u64 = 256 << 10;
-
-const CHUNK_MIN: usize = 256 << 10;
-const CHUNK_AVERAGE: usize = 1 << 20;
-const CHUNK_MAX: usize = 4 << 20;
 
 /// Times this close to the moment of reading prove nothing about later changes.
 const RACY: Duration = Duration::from_secs(2);
@@ -107,19 +102,6 @@ pub fn key_of(stat: &Stat) -> Option<Key> {
     let limit = SystemTime::now().checked_sub(RACY)?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
     let limit = Time { sec: i64::try_from(limit.as_secs()).ok()?, nsec: limit.subsec_nanos() };
     (stat.mtime < limit && stat.ctime < limit).then_some(Key { ino: stat.ino, ctime: stat.ctime })
-}
-
-/// Fills as much of `buffer[have..]` as there is.
-fn fill(reader: &mut impl Read, buffer: &mut [u8], mut have: usize) -> std::io::Result<usize> {
-    while have < buffer.len() {
-        match reader.read(&mut buffer[have..]) {
-            Ok(0) => break,
-            Ok(n) => have += n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(have)
 }
 
 impl Worker<'_> {
@@ -263,38 +245,24 @@ impl Worker<'_> {
         holes: Vec<(u64, u64)>,
     ) -> Result<Result<LargeEnd, Trouble>> {
         let before = key_of(stat);
-        let mut reader = DataReader::new(file, &holes, stat.size);
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.resize(CHUNK_MAX * 2, 0);
-        let (mut start, mut have, mut total, mut index, mut ended) = (0, 0, 0u64, 0, false);
-        loop {
-            if have - start < CHUNK_MAX && !ended {
-                buffer.copy_within(start..have, 0);
-                have -= start;
-                start = 0;
-                let had = have;
-                have = match fill(&mut reader, &mut buffer, have) {
-                    Ok(have) => have,
-                    Err(e) => {
-                        self.buffer = buffer;
-                        return Ok(Err(e.into()));
-                    }
-                };
-                self.context.progress.add(0, (have - had) as u64);
-                ended = have < buffer.len();
+        let mut cutter = Cutter::new(DataReader::new(file, &holes, stat.size), std::mem::take(&mut self.buffer));
+        let (mut total, mut index) = (0u64, 0);
+        let trouble = loop {
+            match cutter.next() {
+                Ok(Some((chunk, read))) => {
+                    self.context.progress.add(0, read);
+                    total += chunk.len() as u64;
+                    self.offer(large, index, chunk)?;
+                    index += 1;
+                }
+                Ok(None) => break None,
+                Err(e) => break Some(e),
             }
-            if start == have {
-                break;
-            }
-            let window = &buffer[start..have.min(start + CHUNK_MAX)];
-            let (_, len) = FastCDC::new(window, CHUNK_MIN, CHUNK_AVERAGE, CHUNK_MAX).cut(0, window.len());
-            let len = len.clamp(1, window.len());
-            self.offer(large, index, &window[..len])?;
-            index += 1;
-            total += len as u64;
-            start += len;
+        };
+        self.buffer = cutter.into_parts().1;
+        if let Some(e) = trouble {
+            return Ok(Err(e.into()));
         }
-        self.buffer = buffer;
         self.context.progress.add(1, 0);
         let meta = match metadata(file, stat, &large.item.owner) {
             Ok(meta) => meta,

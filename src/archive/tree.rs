@@ -40,15 +40,23 @@ pub struct Context<'a> {
     pub errors: Errors,
     /// Where nodes go; `None` once the backup ends.
     pub tree: Mutex<Option<Lane>>,
+    /// The directory of dumps, which hangs in the root.
+    pub dumps: Option<Entry>,
     failure: Mutex<Option<Error>>,
     root: OnceLock<(Id, Totals)>,
 }
 
 impl<'a> Context<'a> {
-    pub fn new(vault: &'a Arc<Vault>, writer: &'a VaultWriter, tree: Lane, progress: &'a Progress) -> Self {
+    pub fn new(
+        vault: &'a Arc<Vault>,
+        writer: &'a VaultWriter,
+        tree: Lane,
+        dumps: Option<Entry>,
+        progress: &'a Progress,
+    ) -> Self {
         let errors = Errors::default();
         let (failure, root) = (Mutex::default(), OnceLock::new());
-        Self { vault, writer, progress, errors, tree: Mutex::new(Some(tree)), failure, root }
+        Self { vault, writer, progress, errors, tree: Mutex::new(Some(tree)), dumps, failure, root }
     }
 
     /// Ends the backup with an error; the first one counts.
@@ -196,8 +204,11 @@ impl Directory {
     fn done(self: &Arc<Self>, context: &Context<'_>) -> Result<()> {
         let mut at = self.clone();
         while at.pending.fetch_sub(1, AcqRel) == 1 {
-            let entries: Vec<Entry> =
+            let mut entries: Vec<Entry> =
                 std::mem::take(&mut *lock(&at.slots)).into_iter().flatten().map(|s| s.0).collect();
+            if let (None, Some(dumps)) = (&at.parent, &context.dumps) {
+                super::dumps::hang(&mut entries, dumps)?;
+            }
             let (node, totals) = context.with_tree(|lane| put_directory(lane, &entries))?;
             let kind = Kind::Directory { node, totals, origin: at.origin };
             let entry = Entry { name: at.name.clone(), meta: at.meta.clone(), link: Link::None, kind };

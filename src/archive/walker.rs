@@ -44,13 +44,18 @@ const STORE: &[u8] = b".strongroom";
 /// every level on the way costs memory and a handle.
 const PATH_LIMIT: usize = 32 << 10;
 
-/// See [`super::backup`].
-pub fn run(vault: &Arc<Vault>, request: &BackupRequest, progress: &Progress) -> Result<BackupOutcome> {
+/// See [`super::backup_into`].
+pub fn run(
+    vault: &Arc<Vault>,
+    writer: VaultWriter,
+    dumps: Option<Entry>,
+    request: &BackupRequest,
+    progress: &Progress,
+) -> Result<BackupOutcome> {
     let plan = Plan::new(&request.paths);
-    let writer = VaultWriter::start(vault, request.compression)?;
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let workers = if request.workers == 0 { cores } else { request.workers };
-    let context = Context::new(vault, &writer, writer.lane(Class::TreePack)?, progress);
+    let context = Context::new(vault, &writer, writer.lane(Class::TreePack)?, dumps, progress);
     let cache =
         if request.reread { CacheReader::default() } else { CacheReader::open(&request.change_cache, vault.uuid()) };
     let lanes = (0..workers).map(|_| writer.lane(Class::DataPack)).collect::<Result<Vec<_>>>()?;
@@ -170,7 +175,7 @@ impl<'a> Walker<'a> {
         } else {
             self.ancestor(None, &root, stat, b"/".to_vec(), plan)?;
         }
-        if self.found == 0 {
+        if self.found == 0 && !self.request.paths.is_empty() {
             let paths: Vec<_> = self.request.paths.iter().map(|p| p.display().to_string()).collect();
             return Err(Error::not_found(format!("none of the resource's paths exists: {}", paths.join(", "))));
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use crate::model::{Error, Id};
-use crate::vault::tree::{Entry, Kind, Link};
+use crate::vault::tree::{Entry, Kind, Link, Origin};
 
 use super::fail::{Answer, Fail};
 use super::sheet::{Rows, Sheet, Sheets};
@@ -28,12 +28,17 @@ pub struct Dir {
     pub node: Id,
     /// How many entries are beneath it.
     pub entries: u64,
+    /// Whether it holds dumps of databases.
+    pub dumps: bool,
 }
 
 impl Dir {
     fn of(number: u64, entry: &Entry) -> Option<Self> {
         match &entry.kind {
-            Kind::Directory { node, totals, .. } => Some(Self { number, node: *node, entries: totals.entries }),
+            Kind::Directory { node, totals, origin } => {
+                let dumps = *origin == Origin::Dumps;
+                Some(Self { number, node: *node, entries: totals.entries, dumps })
+            }
             _ => None,
         }
     }
@@ -81,7 +86,7 @@ pub struct Tree {
 impl Tree {
     /// The tree beneath the node `root`, which holds `entries` entries.
     pub fn new(root: Id, entries: u64, source: Arc<dyn TreeSource>, sheets: Arc<Sheets>) -> Self {
-        Self { root: Dir { number: 0, node: root, entries }, source, sheets }
+        Self { root: Dir { number: 0, node: root, entries, dumps: false }, source, sheets }
     }
 
     /// The root directory.

@@ -169,12 +169,25 @@ pub struct RestoreTask {
     pub delete: bool,
     /// Whether nothing is to be changed.
     pub dry_run: bool,
+    /// Whether files are restored.
+    #[serde(default = "yes")]
+    pub files: bool,
+    /// Dumps to be brought back into their databases, by their paths in the backup.
+    #[serde(default)]
+    pub databases: Vec<PathBuf>,
+    /// The name of a new database that the one dump goes to.
+    #[serde(default)]
+    pub fresh: Option<String>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl RestoreTask {
     /// Whether it overwrites what the resource's units use, so that they are stopped meanwhile.
     pub fn stops_units(&self) -> bool {
-        self.target.is_none() && !self.dry_run
+        self.target.is_none() && !self.dry_run && self.fresh.is_none()
     }
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{Origin, Row};
+use crate::model::Database;
 
 /// The index of resources by project.
 pub const BY_PROJECT: u8 = 1;
@@ -52,6 +53,9 @@ pub struct Resource {
     pub last_size: Option<u64>,
     /// How many entries that was.
     pub last_entries: Option<u64>,
+    /// Its databases.
+    #[serde(default)]
+    pub databases: Vec<Database>,
     /// Commands to run before a backup, as argument lists; from files only.
     #[serde(default)]
     pub before: Vec<Vec<String>>,

@@ -9,6 +9,7 @@
 mod batch;
 mod check;
 pub mod data;
+pub mod database;
 pub mod dir;
 pub mod item;
 pub mod job;

@@ -142,6 +142,11 @@ impl Walk<'_> {
     fn directory(&mut self, parent: &Arc<Dir>, entry: Entry, selection: Selection) -> Result<()> {
         let Kind::Directory { origin, .. } = entry.kind else { return Ok(()) };
         let job = self.job;
+        if origin == Origin::Dumps && job.request.target.is_none() {
+            // They are brought back into their servers, not into files of the live system.
+            job.progress.add(entry.totals().entries, entry.totals().bytes);
+            return Ok(());
+        }
         if !parent.exists() {
             return self.descend(parent.imagined(&entry.name), entry, selection, Found::default());
         }
@@ -202,10 +207,11 @@ impl Walk<'_> {
             return Err(Error::damaged("the root of the backup is not a directory"));
         };
         let (job, locks) = (self.job, found.locks);
-        let mine = origin == Origin::Read && selection == Selection::All && !job.skips();
+        let read = matches!(origin, Origin::Read | Origin::Dumps);
+        let mine = read && selection == Selection::All && !job.skips();
         let scope = match origin {
             Origin::Ancestor => Scope::Ancestor,
-            Origin::Read | Origin::Skipped => Scope::All,
+            Origin::Read | Origin::Skipped | Origin::Dumps => Scope::All,
         };
         job.touches(&dir);
         let is_root = dir.parent().is_none();

@@ -79,7 +79,7 @@ pub(super) fn description(args: &mut Args) -> Result<Option<String>> {
 
 /// Refuses a kind of backup that the resource does not have.
 pub(super) fn refuse_kind(kind: &str, resource: &Resource) -> Result<()> {
-    if kind == "database" {
+    if kind == "database" && resource.databases.is_empty() {
         return Err(Error::invalid(format!(
             "type is database, but resource {:?} has no databases; use full",
             resource.name

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::{Event, ObjectKind, Service, check, scheduleform, schedules, taskform};
+use super::{Event, ObjectKind, Service, check, databases, scheduleform, schedules, taskform};
 use crate::catalog::task::{Plan, TaskState};
 use crate::catalog::{Destination, Origin, Project, Resource, Schedule, Tables, TaskRow, VaultRow, Writer};
 use crate::jobs::Times;
@@ -205,6 +205,7 @@ impl Here {
             // Commands to run come from this machine's own files alone.
             before: Vec::new(),
             after: Vec::new(),
+            databases: databases::without_commands(resource.databases),
             origin: Origin::default(),
             ..resource
         })?;

@@ -10,6 +10,7 @@
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
+//! | `databases` | databases of a resource, and how they are reached |
 //! | `units` | units that are held back meanwhile |
 //! | `tell`, `metrics` | who is told what went wrong |
 //! | `places` | where destinations are, and what opens them |
@@ -28,6 +29,7 @@ mod checkpoints;
 mod clock;
 mod common;
 mod config;
+mod databases;
 mod declare;
 mod declared;
 mod destinations;
@@ -204,6 +206,7 @@ impl Service {
     pub fn start(&self) {
         if let Some(me) = self.me.upgrade() {
             self.start_left_units();
+            self.settle_left_databases();
             self.jobs.start(&me);
             self.start_ticking();
         }

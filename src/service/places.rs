@@ -129,7 +129,7 @@ pub(super) fn take_bucket(args: &mut Args, before: Option<&Bucket>, file: bool) 
     Ok((Bucket { settings, access_key_id, credential }, login))
 }
 
-fn check_credential(name: String) -> Result<String> {
+pub(super) fn check_credential(name: String) -> Result<String> {
     if name.starts_with('/') {
         let clean = check::clean_path("credential", Path::new(&name))?;
         return Ok(clean.to_string_lossy().into_owned());
@@ -143,21 +143,26 @@ fn check_credential(name: String) -> Result<String> {
     )))
 }
 
+/// Where a credential is: a file, or what systemd calls by this name.
+pub(super) fn named_credential(name: &str) -> Result<PathBuf> {
+    if name.starts_with('/') {
+        return Ok(PathBuf::from(name));
+    }
+    let given = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+        Error::invalid(format!(
+            "systemd gave this strongroomd no credentials, so none named {name:?}; give a file by its path, \
+             or LoadCredential={name}:… to the unit"
+        ))
+    })?;
+    Ok(Path::new(&given).join(name))
+}
+
 impl Service {
     /// Where the keys to a bucket are.
     fn login_file(&self, bucket: &Bucket) -> Result<LoginFile> {
         let path = match &bucket.credential {
             Credential::Own(id) => self.options.state_dir.join(CREDENTIALS).join(id.to_string()),
-            Credential::Named(name) if name.starts_with('/') => PathBuf::from(name),
-            Credential::Named(name) => {
-                let given = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                    Error::invalid(format!(
-                        "systemd gave this strongroomd no credentials, so none named {name:?}; give a file by its path, \
-                         or LoadCredential={name}:… to the unit"
-                    ))
-                })?;
-                Path::new(&given).join(name)
-            }
+            Credential::Named(name) => named_credential(name)?,
         };
         Ok(LoginFile { path, access_key_id: bucket.access_key_id.clone() })
     }

@@ -214,11 +214,12 @@ impl Service {
             Task::Backup { .. } => {
                 let left = job.backup.map(|id| self.catalog.read(|r| r.get::<Backup>(id))).transpose();
                 let left = left.and_then(|row| match row.flatten() {
-                    Some(row) => crate::snapshot::delete(row.uuid, &[]),
+                    Some(row) => crate::source::database::remove_left(&row.uuid.to_string())
+                        .and_then(|()| crate::snapshot::delete(row.uuid, &[])),
                     None => Ok(()),
                 });
                 if let Err(e) = left {
-                    tracing::warn!("the snapshot that job {} read from could not be removed: {e}", job.id);
+                    tracing::warn!("what job {} read from could not be removed: {e}", job.id);
                 }
             }
             Task::Export { path: Some(path), .. } => {

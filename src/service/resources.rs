@@ -8,13 +8,13 @@ use regex_automata::meta::Regex;
 use super::declare::refuse_declared;
 use super::fields::{self, Fields};
 use super::page::Page;
-use super::{Event, ObjectKind, Service, check, not_offered, schedules, select, tasks};
+use super::{Event, ObjectKind, Service, check, databases, schedules, select, tasks};
 use crate::catalog::{
     Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
     resource, snapshot,
 };
 use crate::host::units;
-use crate::model::{Args, Error, Map, Result, Value, name};
+use crate::model::{Args, Database, Error, Map, Result, Value, name};
 
 const FIELDS: &[&str] = &[
     "id",
@@ -25,6 +25,7 @@ const FIELDS: &[&str] = &[
     "paths",
     "exclude",
     "one_file_system",
+    "databases",
     "units",
     "unit_action",
     "snapshot",
@@ -62,6 +63,7 @@ pub(super) struct Settings {
     extra_info: Option<String>,
     before: Option<Vec<Vec<String>>>,
     after: Option<Vec<Vec<String>>>,
+    databases: Option<Vec<Database>>,
 }
 
 /// Who gives the settings.
@@ -93,11 +95,12 @@ impl Settings {
             extra_info: args.string("extra_info")?,
             before: commands(&mut args, "before", file)?,
             after: commands(&mut args, "after", file)?,
+            databases: databases::take(&mut args, file)?,
         };
-        databases(&mut args, file)?;
         args.finish()?;
-        if source != Source::Update && settings.paths.is_none() {
-            return Err(Error::invalid("paths is missing; give at least one absolute path"));
+        if source != Source::Update && settings.paths.is_none() && settings.databases.iter().flatten().next().is_none()
+        {
+            return Err(Error::invalid("paths is missing; give at least one absolute path, or databases"));
         }
         if let Some(patterns) = &settings.exclude {
             check_patterns(patterns)?;
@@ -135,7 +138,8 @@ impl Settings {
         set(&mut row.extra_info, self.extra_info);
         set(&mut row.before, self.before);
         set(&mut row.after, self.after);
-        Ok(())
+        set(&mut row.databases, self.databases);
+        databases::check_with_paths(row)
     }
 }
 
@@ -147,9 +151,6 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 fn some_paths(key: &str, list: &[PathBuf], existing: bool) -> Result<Vec<PathBuf>> {
     let list = check::clean_paths(key, list)?;
-    if list.is_empty() {
-        return Err(Error::invalid(format!("{key} is empty; give at least one absolute path")));
-    }
     for path in list.iter().filter(|_| existing) {
         std::fs::symlink_metadata(path)
             .map_err(|e| Error::invalid(format!("{key} holds {}, which cannot be backed up: {e}", path.display())))?;
@@ -182,22 +183,6 @@ fn commands(args: &mut Args, key: &str, file: bool) -> Result<Option<Vec<Vec<Str
         commands.push(words);
     }
     Ok(Some(commands))
-}
-
-fn databases(args: &mut Args, file: bool) -> Result<()> {
-    let list = args.maps("databases")?.unwrap_or_default();
-    for database in &list {
-        match database.get("kind") {
-            Some(Value::Str(kind)) if kind == "command" && !file => {
-                return Err(Error::invalid(
-                    "databases holds one of kind command, which only a configuration file may do; declare it there",
-                ));
-            }
-            Some(Value::Str(kind)) if ["postgresql", "mariadb", "sqlite", "command"].contains(&kind.as_str()) => {}
-            _ => return Err(Error::invalid("databases holds one whose kind is not postgresql, mariadb or sqlite")),
-        }
-    }
-    if list.is_empty() { Ok(()) } else { Err(not_offered("databases")) }
 }
 
 fn check_patterns(patterns: &[String]) -> Result<()> {
@@ -340,6 +325,7 @@ impl Service {
         f.set("project_id", project.id.to_string()).set("kind", row.kind.as_str()).set("status", status);
         f.set("paths", fields::paths(&row.paths)).set("exclude", row.exclude.clone());
         f.set("one_file_system", row.one_file_system).set("units", row.units.clone());
+        f.set("databases", row.databases.iter().map(databases::map).collect::<Vec<_>>());
         f.set("unit_action", row.unit_action.as_str()).set("snapshot", row.snapshot.as_str());
         f.set("engine", crate::snapshot::engines(&row.paths).unwrap_or_else(|_| "none".into()));
         if let Some(vault) = row.vault {
@@ -378,6 +364,7 @@ pub(super) fn blank(id: u64, project: u64, name: &str, now: Timestamp) -> Resour
         last_success: None,
         last_size: None,
         last_entries: None,
+        databases: Vec::new(),
         before: Vec::new(),
         after: Vec::new(),
         origin: Origin::default(),

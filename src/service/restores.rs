@@ -1,6 +1,6 @@
 //! Restores.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::fields::{self, Fields};
 use super::submit::Draft;
@@ -8,8 +8,11 @@ use super::{Service, backups, check, not_offered, select};
 use crate::catalog::job::RestoreTask;
 use crate::catalog::{Backup, Resource, Tables, Task, VaultRow};
 use crate::jobs::{Key, Lane, Ticket};
-use crate::model::{Args, Error, Map, Result};
+use crate::model::{Args, DatabaseKind, Error, Map, Result};
+use crate::restore::database::DumpFile;
 use crate::restore::{self, Conflict, OnError, RestoreRequest};
+use crate::source::database::place::is_beneath;
+use crate::source::database::{DIRECTORY, Place};
 use crate::vault::Manifest;
 
 /// What a caller wants restored.
@@ -33,12 +36,97 @@ impl Wish {
         let delete = args.bool("delete")?.unwrap_or(target.is_none() && paths.is_empty());
         let atomic = args.bool("atomic")?.unwrap_or(false);
         let dry_run = args.bool("dry_run")?.unwrap_or(false);
+        let fresh = if in_place_only { None } else { args.string("database")? };
         args.finish()?;
+        if target.is_some() && fresh.is_some() {
+            return Err(Error::invalid("database and target are both given; give one of them"));
+        }
         if atomic {
             return Err(not_offered("atomic"));
         }
-        Ok(Self { confirm, kind, task: RestoreTask { target, paths, skip, fast_fail, delete, dry_run } })
+        let databases = Vec::new();
+        let task = RestoreTask { target, paths, skip, fast_fail, delete, dry_run, files: true, databases, fresh };
+        Ok(Self { confirm, kind, task })
     }
+}
+
+/// Decides what is restored as files and what into databases.
+fn choose(wish: &mut Wish, row: &Backup, dumps: Vec<DumpFile>) -> Result<()> {
+    let (task, only) = (&mut wish.task, wish.kind.as_deref() == Some("database"));
+    let all: Vec<PathBuf> = dumps.iter().map(|dump| dump.place.path()).collect();
+    let none = || Error::invalid(format!("backup {} holds no databases; browse it to see what it holds", row.id));
+    if (only || task.fresh.is_some()) && all.is_empty() {
+        return Err(none());
+    }
+    if task.target.is_some() {
+        // As files.
+        if only && task.paths.is_empty() {
+            task.paths = vec![Path::new("/").join(DIRECTORY)];
+        }
+        return Ok(());
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let (mut paths, files): (Vec<PathBuf>, Vec<PathBuf>) = task.paths.drain(..).partition(|path| is_beneath(path));
+    if let Some(path) = paths.iter().find(|path| !all.iter().any(|dump| dump.starts_with(path))) {
+        let path = path.display();
+        return Err(Error::not_found(format!("the backup does not hold {path}; browse it to see what it holds")));
+    }
+    let everything = paths.is_empty() && files.is_empty();
+    let whole = everything || files.iter().any(|path| path == Path::new("/"));
+    if whole {
+        paths = all.clone();
+    }
+    if (only || task.fresh.is_some()) && paths.is_empty() {
+        return Err(Error::invalid("paths holds no database; give some beneath /databases, or leave it out"));
+    }
+    task.databases = all.iter().filter(|dump| paths.iter().any(|path| dump.starts_with(path))).cloned().collect();
+    task.files = !only && task.fresh.is_none() && row.r#type != "database" && (whole || !files.is_empty());
+    task.paths = files;
+    let chosen = |dump: &&DumpFile| task.databases.contains(&dump.place.path()) && !dump.place.is_globals();
+    let Some(name) = &task.fresh else { return Ok(()) };
+    let mut chosen = dumps.iter().filter(chosen);
+    let (Some(dump), None) = (chosen.next(), chosen.next()) else {
+        return Err(Error::invalid("database names one new database; give the path of one dump in paths"));
+    };
+    task.databases = vec![dump.place.path()];
+    let good = match dump.place.kind {
+        DatabaseKind::Postgresql => !name.is_empty() && name.len() <= 63 && !name.contains('\0'),
+        DatabaseKind::Mariadb => {
+            !name.is_empty() && name.chars().count() <= 64 && !name.contains('\0') && !name.ends_with(' ')
+        }
+        DatabaseKind::Sqlite => {
+            check::clean_path("database", Path::new(name)).map(|path| path.file_name().is_some())?
+        }
+        DatabaseKind::Command => {
+            return Err(Error::invalid("a dump made by a command goes to no database of another name; leave it out"));
+        }
+    };
+    if good { Ok(()) } else { Err(Error::invalid(format!("database is {name:?}, which none can be called"))) }
+}
+
+/// Refuses what is declared nowhere, and dumps of commands that nobody said how to read back.
+fn refuse_commands(task: &RestoreTask, resource: &Resource) -> Result<()> {
+    for path in &task.databases {
+        let names: Vec<&str> = path.iter().skip(2).filter_map(|name| name.to_str()).collect();
+        let place = Place::parse(&names);
+        let declared = place.and_then(|place| resource.databases.iter().find(|d| place.is_of(d)).cloned());
+        let Some(declared) = declared else {
+            return Err(Error::invalid_state(format!(
+                "resource {:?} has no database for {}; declare it, or restore to a target",
+                resource.name,
+                path.display()
+            )));
+        };
+        if declared.kind == DatabaseKind::Command && declared.restore.is_empty() {
+            return Err(Error::invalid_state(format!(
+                "{} has no command restore; declare one, or restore to a target",
+                declared.title()
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl Service {
@@ -47,15 +135,17 @@ impl Service {
         self.queue_restore(id, Wish::take(options, false)?)
     }
 
-    fn queue_restore(&self, id: u64, wish: Wish) -> Result<u64> {
+    fn queue_restore(&self, id: u64, mut wish: Wish) -> Result<u64> {
         let row = self.catalog.read(|r| backups::completed(r, id))?;
         let in_place = wish.task.target.is_none();
-        if in_place && !wish.confirm && !wish.task.dry_run {
+        if in_place && !wish.confirm && !wish.task.dry_run && wish.task.fresh.is_none() {
             return Err(Error::not_confirmed(format!(
                 "restoring backup {id} in place overwrites what is there now; give confirm true, or a target"
             )));
         }
-        if wish.kind.is_some_and(|kind| kind != row.r#type) {
+        // What is part of a backup can be restored from it.
+        let part = wish.kind.as_deref() == Some("database") || wish.task.fresh.is_some();
+        if !part && wish.kind.as_ref().is_some_and(|kind| *kind != row.r#type) {
             return Err(Error::invalid(format!("type is not the backup's, which is {:?}; leave it out", row.r#type)));
         }
         let (vault, resource, never) = self.catalog.read(|r| {
@@ -70,6 +160,10 @@ impl Service {
         }
         let open = self.open_vault(&vault)?;
         let manifest = self.manifest(&open.vault, &row)?;
+        choose(&mut wish, &row, restore::database::list(&open.vault, &manifest)?)?;
+        if let Some(resource) = &resource {
+            refuse_commands(&wish.task, resource)?;
+        }
         // The rules of the restorer itself, before anything is queued.
         restore::check(&open.vault, &manifest, &self.restore_request(&wish.task, never, 0))?;
         if let Some(resource) = resource.filter(|_| wish.task.stops_units()) {

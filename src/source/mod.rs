@@ -2,6 +2,7 @@
 
 pub mod cachedir;
 pub mod capture;
+pub mod database;
 pub mod excludes;
 pub mod file;
 pub mod mounts;

@@ -131,7 +131,8 @@ impl LoginFile {
     }
 }
 
-fn read_private(path: &Path) -> Result<Zeroizing<String>> {
+/// Reads a small file that belongs to us alone; one that others could read or change is refused.
+pub fn read_private(path: &Path) -> Result<Zeroizing<String>> {
     let io = |e: std::io::Error| Error::invalid(format!("it cannot be read: {e}"));
     // Without O_NONBLOCK a FIFO would be waited for.
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK | nix::libc::O_CLOEXEC;

@@ -8,8 +8,8 @@ use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, VaultRow, b
 use crate::model::{Id, Progress, Result};
 use crate::service::{Service, check};
 use crate::snapshot::{self, Transient};
-use crate::vault::Manifest;
 use crate::vault::manifest::{MANIFEST_FORMAT, Source};
+use crate::vault::{Manifest, VaultWriter};
 
 /// Takes over what a manifest says.
 pub(in crate::service) fn fill(row: &mut Backup, object: Id, manifest: &Manifest) {
@@ -58,10 +58,19 @@ impl Service {
             Ok((resource, schedule.map(|s| s.name), parent, self.own_directories(r)?, r.last_id::<Backup>()?))
         })?;
         let began = self.now();
+        // Databases alone, or files as well.
+        let paths = if row.r#type == "database" { Vec::new() } else { resource.paths.clone() };
+        let compression = check::compression(&vault.compression)?.1;
+        open.vault.set_capacity(vault.capacity);
+        let databases = self.prepare_dumps(&row, &resource, &paths, progress)?;
+        let writer = VaultWriter::start(&open.vault, compression)?;
+        // Before anything is held back: dumps need their servers.
+        let dumps = databases.store(&writer, began, progress)?;
         let mut transient = match resource.snapshot.as_str() {
             "off" => None,
-            "required" => Some(Transient::take(row.uuid, &resource.paths)?),
-            _ => Transient::take(row.uuid, &resource.paths)
+            _ if paths.is_empty() => None,
+            "required" => Some(Transient::take(row.uuid, &paths)?),
+            _ => Transient::take(row.uuid, &paths)
                 .inspect_err(|e| tracing::warn!("backup {} reads what is there now, and no snapshot: {e}", row.id))
                 .ok(),
         };
@@ -75,21 +84,20 @@ impl Service {
         let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
         crate::catalog::private_dir(&caches)?;
         let request = BackupRequest {
-            paths: resource.paths.clone(),
+            paths: paths.clone(),
             views: views.into_iter().map(view).collect(),
             exclude: resource.exclude.clone(),
             one_file_system: resource.one_file_system,
             never,
             reread,
             change_cache: caches.join(resource.id.to_string()),
-            compression: check::compression(&vault.compression)?.1,
+            compression,
             workers: 0,
         };
         if let (Some(bytes), Some(entries)) = (resource.last_size, resource.last_entries) {
             progress.expect(entries, bytes);
         }
-        open.vault.set_capacity(vault.capacity);
-        let outcome = archive::backup(&open.vault, &request, progress)?;
+        let outcome = archive::backup_into(&open.vault, writer, dumps, &request, progress)?;
         // What was read is read.
         drop(transient);
         progress.check()?;
@@ -107,7 +115,7 @@ impl Service {
                 name: resource.name.clone(),
                 project: row.project_name.clone(),
                 kind: resource.kind.clone(),
-                paths: resource.paths.clone(),
+                paths: paths.clone(),
                 exclude: resource.exclude.clone(),
                 one_file_system: resource.one_file_system,
                 browse: resource.browse.clone(),
@@ -130,19 +138,24 @@ impl Service {
         };
         let object = open.vault.put_manifest(&manifest).inspect_err(|_| self.note_unsure(row.id))?;
         // From here on the backup is there, whatever happens to us; nothing below may fail it.
-        if let Err(e) = archive::commit_cache(&request) {
+        if row.r#type != "database"
+            && let Err(e) = archive::commit_cache(&request)
+        {
             tracing::warn!("backup {}: {e}; the next backup reads everything again", row.id);
         }
         fill(&mut row, object, &manifest);
+        databases.note(&mut row);
         progress.expect(outcome.totals.entries, outcome.totals.bytes);
         let (id, vault_id, resource_id) = (row.id, vault.id, resource.id);
         let mut report = Report::of(serde_json::json!({
             "files": outcome.totals.files, "bytes": outcome.totals.bytes,
             "stored": outcome.stored, "errors": outcome.errors, "paths_from_snapshots": through,
+            "databases": databases.count(),
         }))
         .then(move |w| {
             let row = w.update::<Backup>(id, |row| {
                 fill(row, object, &manifest);
+                databases.note(row);
                 Ok(())
             })?;
             w.update::<VaultRow>(vault_id, |vault| {

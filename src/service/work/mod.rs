@@ -2,6 +2,7 @@
 
 mod backups;
 mod checkpoint;
+mod databases;
 mod export;
 mod maintain;
 mod rebuild;

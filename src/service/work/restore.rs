@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value as JsonValue, json};
 
+use super::databases::told;
 use super::{Report, error_list};
 use crate::catalog::job::RestoreTask;
 use crate::catalog::{Job, Resource, Tables};
-use crate::model::{Progress, Result};
+use crate::model::{Error, Progress, Result};
 use crate::restore;
 use crate::service::Service;
 
@@ -21,14 +22,44 @@ impl Service {
             Ok((self.own_directories(r)?, resource.map(|r| r.units).unwrap_or_default()))
         })?;
         let request = self.restore_request(task, never, job.id);
-        let work = || restore::run(&open.vault, &manifest, &request, progress);
-        let paused = self.paused(job.id, &units, progress, work)?;
+        let mut plan = self.plan_databases(job, task, &open.vault, &manifest, progress)?;
+        let mut extra = JsonValue::Null;
+        if !plan.is_empty() {
+            // What is wrong with a server, and what will not be one step, is said before anything begins.
+            extra = told(task, &plan.check()?);
+            self.tell_databases(job, &extra)?;
+        }
+        // Beside what is there, and while units still run.
+        let staged = if task.dry_run { Ok(()) } else { plan.stage() };
+        let work = || {
+            let done =
+                if task.files { restore::run(&open.vault, &manifest, &request, progress)? } else { Default::default() };
+            if !task.dry_run {
+                plan.swap()?;
+            }
+            Ok(done)
+        };
+        let paused = staged.and_then(|()| self.paused(job.id, &units, progress, work));
+        let cleaned = plan.clean_up();
+        let paused = match (paused, cleaned) {
+            (Ok(paused), Ok(())) => paused,
+            (Ok(mut paused), Err(e)) => {
+                let trouble = Error::failed(format!("all is restored, but {e}"));
+                paused.trouble = paused.trouble.or(Some(trouble));
+                paused
+            }
+            (Err(e), Ok(())) => return Err(e),
+            (Err(e), Err(more)) => return Err(Error::new(e.kind, format!("{e}; and {more}"))),
+        };
         let done = &paused.done;
         let mut result = json!({
             "files": done.files, "bytes": done.bytes, "unchanged": done.unchanged, "skipped": done.skipped,
             "removed": done.removed, "errors": done.errors, "dry_run": task.dry_run,
         });
         paused.note(&mut result);
+        if let (JsonValue::Object(result), JsonValue::Object(extra)) = (&mut result, extra) {
+            result.extend(extra);
+        }
         if !done.error_list.is_empty() {
             result["error_list"] = error_list(&done.error_list);
         }

@@ -80,6 +80,8 @@ pub enum Origin {
     Ancestor,
     /// Left out by rule: another file system, a pseudo file system, a cache, Strongroom's own.
     Skipped,
+    /// Dumps of databases: no directory of the live system.
+    Dumps,
 }
 
 /// What lies beneath a directory, itself not counted.
@@ -249,6 +251,7 @@ impl Entry {
                     Origin::Read => 0,
                     Origin::Ancestor => 1,
                     Origin::Skipped => 2,
+                    Origin::Dumps => 3,
                 });
                 w.id(node);
                 totals.encode(w);
@@ -330,6 +333,7 @@ impl Entry {
                     0 => Origin::Read,
                     1 => Origin::Ancestor,
                     2 => Origin::Skipped,
+                    3 => Origin::Dumps,
                     _ => return Err(r.bad("a directory is of an unknown origin")),
                 };
                 Kind::Directory { node: r.id()?, totals: Totals::decode(r)?, origin }
