@@ -77,6 +77,10 @@ pub fn private_dir(dir: &Path) -> Result<()> {
     std::fs::set_permissions(dir, Permissions::from_mode(0o700)).at(|| format!("cannot make {} private", dir.display()))
 }
 
+/// For how long another daemon is waited for that may be at its end.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 fn lock(state_dir: &Path) -> Result<Flock<File>> {
     let path = state_dir.join(LOCK);
     let file = OpenOptions::new()
@@ -87,7 +91,14 @@ fn lock(state_dir: &Path) -> Result<Flock<File>> {
         .mode(0o600)
         .open(&path)
         .at(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    let mut locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    for _ in 0..LOCK_TRIES {
+        // A program that a daemon had just begun to start holds it a moment longer than the daemon.
+        let Err((file, nix::errno::Errno::EWOULDBLOCK)) = locked else { break };
+        std::thread::sleep(LOCK_PAUSE);
+        locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+    }
+    match locked {
         Ok(lock) => {
             // For people who look; the lock itself is what counts.
             let mut file: &File = &lock;

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +38,8 @@ pub struct Job<'a> {
     pub excludes: Excludes,
     /// Strongroom's own directories.
     pub never: HashSet<Identity>,
+    /// Files that somebody else brings back.
+    pub leave: HashSet<Vec<u8>>,
     /// Begins the temporary names of this restore alone.
     pub prefix: String,
     /// Threads.
@@ -76,6 +79,7 @@ impl<'a> Job<'a> {
             tally: Tally::new(request.on_error),
             excludes: Excludes::new(&manifest.resource.exclude)?,
             never: never(&request.never),
+            leave: request.leave.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
             prefix: format!("{TEMPORARY}{}-", hex(&random)),
             workers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16),
             leaders: Mutex::default(),
@@ -179,7 +183,6 @@ impl Drop for Temporary<'_> {
 pub fn open_root(path: &Path, make: bool) -> Result<(Option<OwnedFd>, bool)> {
     use rustix::fs::{CWD, Mode, mkdirat};
     use rustix::io::Errno;
-    use std::os::unix::ffi::OsStrExt;
     let mut dir = super::dir::open_dir(CWD, b"/").at(|| "cannot open /")?;
     let (mut made, mut seen) = (false, std::path::PathBuf::from("/"));
     for part in path.components() {

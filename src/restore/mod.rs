@@ -74,6 +74,8 @@ pub struct RestoreRequest {
     pub dry_run: bool,
     /// Strongroom's own directories: never written, never removed.
     pub never: Vec<PathBuf>,
+    /// Files that somebody else brings back: never written, never removed.
+    pub leave: Vec<PathBuf>,
     /// Where the restore keeps its journal; without one a crash leaves temporary names.
     pub journal: Option<PathBuf>,
 }

@@ -106,6 +106,7 @@ impl Job<'_> {
         let path = dir.path_of(name);
         found.mount_root
             || self.never.contains(&found.identity())
+            || self.leave.contains(&path)
             || (self.manifest.resource.one_file_system
                 && found.is_dir()
                 && dir.identity().is_some_and(|(dev, _)| dev != found.stat.dev))

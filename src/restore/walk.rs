@@ -131,6 +131,7 @@ impl Walk<'_> {
                 self.job.progress.add(1, 0);
                 Ok(())
             }
+            _ if self.job.leave.contains(&dir.path_of(&entry.name)) => self.pass_over(&entry),
             _ => {
                 self.batch.add(self.job, Item { dir: dir.clone(), entry });
                 Ok(())

@@ -206,6 +206,7 @@ impl Service {
             delete: task.delete,
             dry_run: task.dry_run,
             never,
+            leave: Vec::new(),
             // Into a target too: a crash must leave no temporary names among the user's files.
             journal: Some(self.journal(job)),
         }

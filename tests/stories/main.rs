@@ -12,6 +12,7 @@ mod checkpoints;
 mod cloud;
 mod command;
 mod crash;
+mod databases;
 mod declared;
 mod deduplication;
 mod e5;

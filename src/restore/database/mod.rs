@@ -169,6 +169,12 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// Files that the restore of files must leave to this.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let items = self.journal.items().iter().filter(|item| item.database.kind == DatabaseKind::Sqlite);
+        items.flat_map(sqlite::files).collect()
+    }
+
     /// Gives each of the new databases its name; what had it before goes.
     pub fn swap(&mut self) -> Result<()> {
         for item in self.journal.items().to_vec() {

@@ -88,6 +88,27 @@ fn side(name: &OsStr, side: &str) -> OsString {
     name
 }
 
+/// The files of a database that is being restored, by all paths that lead to them.
+pub fn files(item: &Item) -> Vec<PathBuf> {
+    let path = Path::new(&item.name);
+    let mut found = Vec::new();
+    let mut add = |dir: &Path, name: &OsStr| {
+        found.push(dir.join(name));
+        found.extend(SIDES.iter().map(|end| dir.join(side(name, end))));
+        found.push(dir.join(Spot::beside(item)));
+    };
+    if let (Some(dir), Some(name)) = (path.parent(), path.file_name()) {
+        add(dir, name);
+        if let Ok(real) = std::fs::canonicalize(dir) {
+            add(&real, name);
+        }
+    }
+    if let Ok(spot) = Spot::of(path) {
+        add(&spot.path, &spot.name);
+    }
+    found
+}
+
 /// Checks that the program is there and the directory too.
 pub fn check(goal: &Goal, plan: &Plan<'_>) -> Result<Option<String>> {
     program(plan.progress)?;

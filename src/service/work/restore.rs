@@ -21,7 +21,7 @@ impl Service {
             let resource = r.get::<Resource>(row.resource)?.filter(|_| task.stops_units());
             Ok((self.own_directories(r)?, resource.map(|r| r.units).unwrap_or_default()))
         })?;
-        let request = self.restore_request(task, never, job.id);
+        let mut request = self.restore_request(task, never, job.id);
         let mut plan = self.plan_databases(job, task, &open.vault, &manifest, progress)?;
         let mut extra = JsonValue::Null;
         if !plan.is_empty() {
@@ -31,6 +31,7 @@ impl Service {
         }
         // Beside what is there, and while units still run.
         let staged = if task.dry_run { Ok(()) } else { plan.stage() };
+        request.leave = plan.files();
         let work = || {
             let done =
                 if task.files { restore::run(&open.vault, &manifest, &request, progress)? } else { Default::default() };

@@ -65,11 +65,10 @@ impl fmt::Debug for Tool {
     }
 }
 
-/// Where a program of this name is: in `places` first, then in the usual ones.
+/// Where a program of this name is: in `places`, or in the daemon's own `PATH`.
 pub fn find(name: &str, places: &[PathBuf]) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/bin", "/bin", "/usr/sbin", "/sbin", "/usr/local/bin"].map(PathBuf::from);
-    let all = places.iter().cloned().chain(std::env::split_paths(&path)).chain(usual);
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin:/usr/sbin:/sbin".into());
+    let all = places.iter().cloned().chain(std::env::split_paths(&path));
     all.filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|file| is_program(file))
 }
 

@@ -5,6 +5,7 @@
 
 mod bus;
 mod daemon;
+pub mod databases;
 mod disk;
 mod facts;
 pub mod many;
