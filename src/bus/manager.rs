@@ -48,7 +48,8 @@ impl Manager {
     /// Declares what is to be backed up, and answers with its id. Keys: `project` (s), `kind` (s: server,
     /// volume, share), `paths` (as, or aay where not UTF-8; absolute), `exclude` (as, gitignore syntax),
     /// `one_file_system` (b), `vault` (s), `browse` (s: root, strict, owner=USER), `units` (as),
-    /// `unit_action` (s: none, freeze, stop), `snapshot` (s: auto, required, off), `extra_info` (s).
+    /// `unit_action` (s: none, freeze, stop), `snapshot` (s: auto, required, off), `extra_info` (s), `databases`
+    /// (aa{sv}, each `kind` s postgresql, mariadb or sqlite; `names`, `socket`, `host`, `port`, `user`, `credential`, `path`, `name`).
     /// Right: configure, which is as good as root.
     #[zbus(out_args("id"))]
     async fn add_resource(&self, name: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<u64> {
@@ -257,8 +258,9 @@ impl Manager {
     /// Restores a backup: to `target` (s, an absolute path, where files stand under their own absolute
     /// paths), or in place with `confirm` (b) true. Keys: `paths` (as, or aay where not UTF-8; default all),
     /// `conflict_strategy` (s: overwrite, skip), `error_strategy` (s: continue, fast_fail), `delete` (b: in
-    /// place, what the backup does not have goes; default true for whole restores), `dry_run` (b). In place,
-    /// the resource's running units are stopped for it. Right: restore, which is as good as root.
+    /// place, what the backup does not have goes; default true for whole restores), `dry_run` (b), `type` (s: database
+    /// restores those alone), `database` (s: a new database for one dump; needs no confirm). In place, the
+    /// resource's running units are stopped for it. Right: restore, which is as good as root.
     #[zbus(out_args("job"))]
     async fn restore_backup(&self, id: u64, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
         self.0.job(&by, Right::Restore, move |s| s.restore_backup(id, options.read()?)).await

@@ -172,6 +172,9 @@ pub struct ResourceSettings {
     /// What to leave out, in gitignore syntax
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
+    /// A database: postgresql, mariadb, either with :SOCKET, or sqlite:FILE
+    #[arg(long = "database", value_name = "KIND[:PATH]")]
+    pub databases: Vec<String>,
     /// systemd units that write there
     #[arg(long = "unit", value_name = "UNIT")]
     pub units: Vec<String>,
@@ -341,6 +344,9 @@ pub struct Restore {
     /// Restore below this directory, instead of in place
     #[arg(long, value_name = "DIR")]
     pub target: Option<PathBuf>,
+    /// Everything, or databases alone
+    #[arg(long = "type", value_parser = ["full", "database"], value_name = "TYPE")]
+    pub kind: Option<String>,
     /// What to do with files that are there and differ
     #[arg(long, value_parser = ["overwrite", "skip"])]
     pub conflict: Option<String>,

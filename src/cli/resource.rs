@@ -4,14 +4,14 @@ use super::args::{ResourceSettings, ResourceVerb};
 use super::output::{size, text, time};
 use super::session::{Options, Session};
 use super::{paths, usage};
-use crate::model::Result;
+use crate::model::{Map, Result};
 
 /// Does the verb.
 pub async fn run(session: &Session, verb: ResourceVerb) -> Result<u8> {
     match verb {
         ResourceVerb::Add { name, settings } => {
-            if settings.paths.is_empty() {
-                return Ok(usage("a resource needs something to back up; give --path"));
+            if settings.paths.is_empty() && settings.databases.is_empty() {
+                return Ok(usage("a resource needs something to back up; give --path or --database"));
             }
             let options = options(&settings)?;
             session.added("resource", "AddResource", &(&name, options.wire()?)).await
@@ -58,6 +58,9 @@ fn options(settings: &ResourceSettings) -> Result<Options> {
     if !settings.paths.is_empty() {
         options.set("paths", Some(paths::values(&settings.paths)?));
     }
+    if !settings.databases.is_empty() {
+        options.set("databases", Some(settings.databases.iter().map(|text| database(text)).collect::<Vec<_>>()));
+    }
     options
         .set("exclude", list(&settings.exclude))
         .set("units", list(&settings.units))
@@ -67,4 +70,14 @@ fn options(settings: &ResourceSettings) -> Result<Options> {
         .set("vault", settings.vault.as_deref())
         .set("one_file_system", settings.one_file_system);
     Ok(options)
+}
+
+/// A database as the bus takes it: its kind, and where it is.
+fn database(text: &str) -> Map {
+    let (kind, place) = text.split_once(':').unwrap_or((text, ""));
+    let mut map = Map::from([("kind".to_owned(), kind.into())]);
+    if !place.is_empty() {
+        map.insert(if kind == "sqlite" { "path" } else { "socket" }.to_owned(), place.into());
+    }
+    map
 }

@@ -33,6 +33,7 @@ pub async fn restore(session: &Session, what: &Restore) -> Result<u8> {
     if !what.paths.is_empty() {
         options.set("paths", Some(paths::values(&what.paths)?));
     }
+    options.set("type", what.kind.as_deref());
     options.set("conflict_strategy", what.conflict.as_deref()).flag("dry_run", what.dry_run);
     let arguments = (what.id, options.wire()?);
     match session.work(session.client.job("RestoreBackup", &arguments)).await? {

@@ -57,8 +57,8 @@ fn assert_balanced(server: &Postgres, database: &str) {
 }
 
 #[test]
-fn postgresql_is_backed_up_under_load_and_every_copy_balances() {
-    let story = "postgresql_is_backed_up_under_load_and_every_copy_balances";
+fn e5_postgresql_is_backed_up_under_load_and_every_copy_balances() {
+    let story = "e5_postgresql_is_backed_up_under_load_and_every_copy_balances";
     needs_root!(story);
     let Some(server) = Postgres::start(story) else { return };
     let mut daemon = Daemon::start();
@@ -127,8 +127,8 @@ fn postgresql_is_backed_up_under_load_and_every_copy_balances() {
 }
 
 #[test]
-fn mariadb_is_backed_up_under_load_and_every_copy_balances() {
-    let story = "mariadb_is_backed_up_under_load_and_every_copy_balances";
+fn e5_mariadb_is_backed_up_under_load_and_every_copy_balances() {
+    let story = "e5_mariadb_is_backed_up_under_load_and_every_copy_balances";
     needs_root!(story);
     let Some(server) = Mariadb::start(story) else { return };
     let mut daemon = Daemon::start();
@@ -222,8 +222,8 @@ fn triggers_views_routines_and_events_of_mariadb_come_back() {
 }
 
 #[test]
-fn sqlite_is_backed_up_under_load_and_every_copy_balances() {
-    needs_root!("sqlite_is_backed_up_under_load_and_every_copy_balances");
+fn e5_sqlite_is_backed_up_under_load_and_every_copy_balances() {
+    needs_root!("e5_sqlite_is_backed_up_under_load_and_every_copy_balances");
     let mut daemon = Daemon::start();
     let dir = daemon.path("apps");
     sh(daemon.dir(), "mkdir apps; chmod 755 apps");
@@ -341,8 +341,8 @@ fn killed(
 }
 
 #[test]
-fn a_killed_restore_of_postgresql_leaves_the_old_or_the_new() {
-    let story = "a_killed_restore_of_postgresql_leaves_the_old_or_the_new";
+fn a4_a_whole_postgresql_database_is_overwritten_in_one_step() {
+    let story = "a4_a_whole_postgresql_database_is_overwritten_in_one_step";
     needs_root!(story);
     let Some(server) = Postgres::start(story) else { return };
     let daemon = Daemon::start();
@@ -362,8 +362,8 @@ fn a_killed_restore_of_postgresql_leaves_the_old_or_the_new() {
 }
 
 #[test]
-fn a_killed_restore_of_mariadb_leaves_the_old_or_the_new() {
-    let story = "a_killed_restore_of_mariadb_leaves_the_old_or_the_new";
+fn a4_a_whole_mariadb_database_is_overwritten() {
+    let story = "a4_a_whole_mariadb_database_is_overwritten";
     needs_root!(story);
     let Some(server) = Mariadb::start(story) else { return };
     let daemon = Daemon::start();
@@ -383,8 +383,8 @@ fn a_killed_restore_of_mariadb_leaves_the_old_or_the_new() {
 }
 
 #[test]
-fn a_killed_restore_of_sqlite_leaves_the_old_or_the_new() {
-    needs_root!("a_killed_restore_of_sqlite_leaves_the_old_or_the_new");
+fn a4_a_whole_sqlite_database_is_overwritten_in_one_step() {
+    needs_root!("a4_a_whole_sqlite_database_is_overwritten_in_one_step");
     let daemon = Daemon::start();
     sh(daemon.dir(), "mkdir apps");
     let (dir, file) = (daemon.path("apps"), daemon.path("apps/app.db"));
@@ -461,7 +461,8 @@ fn what_is_wrong_with_a_database_is_said_before_anything_starts() {
     // A program that is not there.
     sh(&daemon.source(), "rm file; sqlite3 file 'CREATE TABLE t (n)'");
     daemon.stop();
-    daemon.start_again_in(&[("PATH", "/nonexistent")]);
+    sh(daemon.dir(), "mkdir few-programs; ln -s $(command -v setpriv) few-programs/");
+    daemon.start_again_in(&[("PATH", daemon.path("few-programs").to_str().unwrap())]);
     let (name, message) = dump_fails(&daemon, "lite");
     assert!(name == STATE && message.contains("sqlite3 is not installed"), "{name}: {message}");
     daemon.assert_well();
@@ -504,8 +505,8 @@ fn a_dump_that_fails_is_a_failed_backup() {
 }
 
 #[test]
-fn dumps_stand_beside_the_files_of_a_backup() {
-    needs_root!("dumps_stand_beside_the_files_of_a_backup");
+fn a1_a_backup_of_type_database_holds_the_dumps_beside_the_files() {
+    needs_root!("a1_a_backup_of_type_database_holds_the_dumps_beside_the_files");
     let mut daemon = Daemon::start();
     sh(&daemon.source(), "echo one > file; sqlite3 app.db 'CREATE TABLE t (n); INSERT INTO t VALUES (1)'");
     let (path, file) = (daemon.source(), daemon.source().join("app.db"));
@@ -561,7 +562,7 @@ fn dumps_stand_beside_the_files_of_a_backup() {
             "/databases/sqlite/other.db",
         ),
         (format!("RestoreBackup ta{{sv}} {full} 1 database s relative"), "database"),
-        (format!("RestoreBackup ta{{sv}} {only} 1 type s full"), "type"),
+        (format!("RestoreBackup ta{{sv}} {only} 2 confirm b true type s full"), "type"),
         ("UpdateResource sa{sv} both 1 paths as 1 /databases/x".into(), "paths"),
         ("UpdateResource sa{sv} both 1 paths as 1 /databases".into(), "paths"),
     ] {

@@ -48,7 +48,7 @@ pub fn check(goal: &Goal, plan: &Plan<'_>) -> Result<Option<String>> {
 
 /// What a dump says that it holds, line by line.
 fn contents(goal: &Goal, server: &Server, plan: &Plan<'_>) -> Result<Vec<String>> {
-    let tool = server.tool("pg_restore", plan.progress)?.arg("--list");
+    let tool = server.tool("pg_restore", plan.progress)?.args(["--list", "--create"]);
     let list = plan.pour_start(&goal.dump, tool.feed_and_answer(plan.progress)?).map_err(|e| {
         Error::invalid_state(format!("the dump cannot be read by the programs of {}: {e}", server.title()))
     })?;
