@@ -116,7 +116,7 @@ impl Postgres {
     /// Transfers between accounts until it is dropped.
     pub fn load(&self, database: &str) -> Load {
         let bench = format!(
-            "exec setpriv --reuid=postgres --regid=postgres --clear-groups {} -h {} -n -c 3 -T 100000 {database}",
+            "exec setpriv --reuid=postgres --regid=postgres --clear-groups {} -h {} -n -c 3 -R 600 -T 100000 {database}",
             self.bin.join("pgbench").display(),
             self.socket().display()
         );
@@ -195,10 +195,9 @@ impl Mariadb {
     /// Transfers between accounts until it is dropped.
     pub fn load(&self, database: &str) -> Load {
         let transfer = "SET @a = FLOOR(1 + RAND() * 100), @b = FLOOR(1 + RAND() * 100), @v = FLOOR(RAND() * 1000); BEGIN; \
-                        UPDATE accounts SET balance = balance - @v WHERE id = @a; \
-                        UPDATE accounts SET balance = balance + @v WHERE id = @b; \
-                        INSERT INTO history (account, delta) VALUES (@a, -@v), (@b, @v); COMMIT;";
-        let client = format!("mariadb --no-defaults --force --socket={} {database}", self.socket().display());
+                        UPDATE accounts SET balance = balance + (id = @b) * @v - (id = @a) * @v WHERE id IN (@a, @b); \
+                        INSERT INTO history (account, delta) VALUES (@a, -@v), (@b, @v); COMMIT; DO SLEEP(0.002);";
+        let client = format!("mariadb --no-defaults --socket={} {database}", self.socket().display());
         load(self.dir.path(), &format!("for i in 1 2; do yes '{transfer}' | {client} & done; wait"))
     }
 
