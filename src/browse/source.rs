@@ -69,7 +69,9 @@ impl VaultSource {
         }
         let access = &self.access;
         let opened = access.place.open(Patience::READ);
-        let opened = opened.and_then(|store| Vault::open(store, access.master.clone(), &access.cache_dir, MEMORY));
+        let others = access.others.clone();
+        let opened =
+            opened.and_then(|store| Vault::open_with(store, others, access.master.clone(), &access.cache_dir, MEMORY));
         match opened {
             Ok(vault) if vault.uuid() == access.uuid => {
                 *self.vault.write().unwrap_or_else(PoisonError::into_inner) = Some(vault.clone());

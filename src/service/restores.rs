@@ -68,7 +68,7 @@ impl Service {
                 row.resource_name
             )));
         }
-        let open = self.open_vault(&vault)?;
+        let open = self.open_vault_to_read(&vault)?;
         let manifest = self.manifest(&open.vault, &row)?;
         // The rules of the restorer itself, before anything is queued.
         restore::check(&open.vault, &manifest, &self.restore_request(&wish.task, never, 0))?;

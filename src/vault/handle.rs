@@ -14,10 +14,11 @@ use super::gate::Gate;
 use super::index::{Found, IndexObject, LocalIndex};
 use super::lost;
 use super::pack::{self, PackRecord};
+use super::records::Tombstone;
 use super::seal::{Keys, MasterKey};
 use super::slots::{self, Secret, SlotInfo, SlotKind};
 use crate::model::{Error, ErrorKind, Id, Result};
-use crate::store::ObjectStore;
+use crate::store::{Copies, ObjectStore, Place};
 
 /// What a new vault is to be.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct Location {
 #[derive(Debug)]
 pub struct Vault {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// Where else its objects are, for reading.
+    copies: Copies,
     pub(super) keys: Keys,
     dir: PathBuf,
     index: RwLock<Arc<LocalIndex>>,
@@ -110,6 +113,17 @@ impl Vault {
         cache_dir: &Path,
         memory: usize,
     ) -> Result<Arc<Self>> {
+        Self::open_with(store, Vec::new(), master, cache_dir, memory)
+    }
+
+    /// The same; what `store` does not give is read from the `others`.
+    pub fn open_with(
+        store: Arc<dyn ObjectStore>,
+        others: Vec<Place>,
+        master: Option<MasterKey>,
+        cache_dir: &Path,
+        memory: usize,
+    ) -> Result<Arc<Self>> {
         let config = config::read_config(&*store).map_err(|e| match e.kind {
             ErrorKind::NotFound => Error::destination_failed(e.message),
             _ => e,
@@ -123,9 +137,12 @@ impl Vault {
         }
         let keys = Keys::new(config.uuid, master);
         let dir = cache_dir.join(config.uuid.to_string());
-        let index = LocalIndex::load(&dir.join("index"), &*store, &keys)?.with_lost(Arc::new(lost::read(&dir)));
+        let copies = Copies::new(others);
+        let get = |id: &Id| copies.read(&*store, |store| IndexObject::get(store, &keys, id));
+        let index = LocalIndex::load(&dir.join("index"), &*store, &get)?.with_lost(Arc::new(lost::read(&dir)));
         Ok(Arc::new(Self {
             store,
+            copies,
             keys,
             dir,
             index: RwLock::new(Arc::new(index)),
@@ -196,15 +213,29 @@ impl Vault {
 
     /// Brings the local index up to what the store holds now (another process may have written).
     pub fn refresh(&self) -> Result<()> {
-        self.replace_index(|_| Ok((LocalIndex::load(&self.dir.join("index"), &*self.store, &self.keys)?, ())))
+        self.replace_index(|_| Ok((self.load_index()?, ())))
+    }
+
+    fn load_index(&self) -> Result<LocalIndex> {
+        let get = |id: &Id| self.read(|store| IndexObject::get(store, &self.keys, id));
+        LocalIndex::load(&self.dir.join("index"), &*self.store, &get)
+    }
+
+    /// Other places of the same objects from now on.
+    pub fn set_others(&self, others: Vec<Place>) {
+        self.copies.set(others);
+    }
+
+    /// What `read` makes of the store, or of another copy where that one does not give it.
+    pub(super) fn read<T>(&self, read: impl Fn(&dyn ObjectStore) -> Result<T>) -> Result<T> {
+        self.copies.read(&*self.store, read)
     }
 
     /// Makes the local index anew from the authenticated index objects, trusting no local file.
     pub fn rebuild_index(&self) -> Result<()> {
         self.replace_index(|_| {
-            let dir = self.dir.join("index");
-            LocalIndex::forget(&dir)?;
-            Ok((LocalIndex::load(&dir, &*self.store, &self.keys)?, ()))
+            LocalIndex::forget(&self.dir.join("index"))?;
+            Ok((self.load_index()?, ()))
         })
     }
 
@@ -283,10 +314,12 @@ impl Vault {
         let sealer = self.keys.sealer(found.pack.class, found.pack.salt)?;
         let key = super::object::key(found.pack.class, &found.pack.id);
         let len = usize::try_from(found.segment.stored_len).unwrap_or(usize::MAX);
-        let mut frame = self.store.get_range(&key, found.segment.offset.into(), len)?;
         let segment = found.segment;
-        pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, &mut frame)
-            .map_err(|e| e.context(key))
+        self.read(|store| {
+            let mut frame = store.get_range(&key, segment.offset.into(), len)?;
+            pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, &mut frame)
+                .map_err(|e| e.context(&key))
+        })
     }
 
     /// Says how many bytes of packs ([`Vault::stored_size`]) the vault may hold. A writer that
@@ -328,8 +361,10 @@ impl Vault {
         slots::list(&*self.store, self.uuid())
     }
 
-    /// Removes a key; `InvalidState` for the last one.
+    /// Removes a key, in every copy of the vault; `InvalidState` for the last one.
     pub fn remove_key_slot(&self, id: &Id) -> Result<()> {
+        slots::check_removal(&*self.store, self.uuid(), id)?;
+        self.put_tombstone(Tombstone { keys: vec![*id], ..Tombstone::now() })?;
         slots::remove(&*self.store, self.uuid(), id)
     }
 }

@@ -2,8 +2,10 @@
 
 mod backups;
 mod checkpoint;
+mod copy;
 mod export;
 mod maintain;
+mod mirrors;
 mod rebuild;
 mod remove;
 mod restore;
@@ -11,6 +13,7 @@ mod sink;
 mod snapshots;
 mod tasks;
 mod test;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,8 +137,8 @@ impl Work for Service {
             Task::Export { path, format } => self.run_export(&job, path.as_deref(), format, progress),
             Task::Delete => self.run_delete(&job, progress),
             Task::Prune { dry_run } => self.run_prune(&job, *dry_run, progress),
-            Task::Verify { read_data } => self.run_verify(&job, *read_data, progress),
-            Task::Sync => self.run_sync(&job),
+            Task::Verify { read_data, repair } => self.run_verify(&job, *read_data, *repair, progress),
+            Task::Sync => self.run_sync(&job, progress),
             Task::Test { destination } => self.run_test(*destination, progress),
             Task::Rebuild { machine, rename } => self.run_rebuild(&job, machine, *rename, progress),
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
@@ -244,6 +247,8 @@ impl Service {
         }
         if let Some(open) = report.export {
             self.save_configuration(&open);
+            // The mirrors miss that too.
+            self.mirrors_behind(open.id);
         }
         if end.state == State::Failed {
             self.tell_failure(id);
@@ -291,7 +296,7 @@ impl Service {
                     b.error = error.as_ref().map(|e| e.message.clone());
                     Ok(())
                 })?;
-                if let Some(mut resource) = w.get::<Resource>(row.resource)? {
+                if let Some(mut resource) = w.get::<Resource>(row.resource)?.filter(|_| row.copy_of.is_none()) {
                     resource.last_backup = Some(now);
                     w.put(&resource)?;
                     if resource.removed_at.is_none() {
@@ -413,6 +418,14 @@ impl Service {
         self.ask_for_unsure(id, &open.vault)?;
         // As it is now: a backup that was found may be the newest.
         Ok((self.catalog.read(|r| r.need(id))?, open))
+    }
+
+    /// The job's vault, or a mirror of it, for reading.
+    fn vault_to_read(&self, job: &Job) -> Result<Arc<OpenVault>> {
+        self.vault_of_job(job).map(|(_, open)| open).or_else(|e| {
+            let id = job.vault.filter(|_| e.kind == ErrorKind::DestinationFailed).ok_or(e)?;
+            self.open_vault_to_read(&self.catalog.read(|r| r.need(id))?)
+        })
     }
 
     fn backup_of_job(&self, job: &Job) -> Result<Backup> {
