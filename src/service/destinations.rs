@@ -7,7 +7,7 @@ use super::fields::{self, Fields};
 use super::page::Page;
 use super::places::{self, Wanted};
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, locked, mirrors, select};
+use super::{Event, ObjectKind, Service, check, locked, mirrors, retention, select};
 use crate::catalog::destination::{Bucket, Credential, Place};
 use crate::catalog::{Destination, Origin, Tables, Task, VaultRow, Writer};
 use crate::jobs::{Lane, Ticket};
@@ -118,6 +118,7 @@ impl Service {
             }
         }
         let (id, vault) = self.catalog.write(|w| {
+            let mut limited = None;
             let mut row: Destination = w.need(was.id)?;
             let vault = vault_on(w, row.id)?;
             if moved {
@@ -135,9 +136,13 @@ impl Service {
                     && !vault.mirrors.contains_key(&row.id)
                 {
                     mirrors::refuse_limit(&row, !vault.mirrors.is_empty())?;
+                    limited = Some(vault.id);
                 }
             }
             w.put(&row)?;
+            if let Some(vault) = limited {
+                retention::replan_vault(w, vault, self.now())?;
+            }
             // An open vault that stays where it is stays open: a backup may be writing into it.
             if let Some(vault) = vault.as_ref().filter(|_| moved) {
                 self.vaults.forget(vault.id);

@@ -251,6 +251,8 @@ impl Service {
         self.catalog.write(|w| {
             for mut row in w.all::<VaultRow>()?.into_iter().filter(|row| !row.mirrors.is_empty()) {
                 row.set_behind();
+                // Who failed before may be there now.
+                row.mirrors.values_mut().for_each(|mirror| mirror.tried_at = None);
                 w.put(&row)?;
             }
             Ok(())

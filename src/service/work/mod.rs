@@ -305,6 +305,7 @@ impl Service {
                     }
                 }
                 retention::replan(w, &row, now)?;
+                retention::replan_vault(w, row.vault, now)?;
                 if let Some(id) = row.schedule.filter(|id| w.get::<Schedule>(*id).is_ok_and(|s| s.is_some())) {
                     events.push(Event::ObjectChanged { kind: super::ObjectKind::Schedule, id });
                 }
