@@ -321,6 +321,9 @@ impl Service {
             None => None,
         };
         let vault = Vault::open_with(store, others.clone(), master.clone(), &self.options.cache_dir, MEMORY)?;
+        if place.is_elsewhere() {
+            vault.keep_frames(vault::FRAMES_KEPT);
+        }
         Ok(OpenVault { id: row.id, vault, master, place, others: Mutex::new(others), key_file: row.key_file.clone() })
     }
 
@@ -380,6 +383,9 @@ impl Service {
         };
         let others = self.mirror_places(row);
         let vault = Vault::open_with(store, others.clone(), master.clone(), &self.options.cache_dir, MEMORY)?;
+        if place.is_elsewhere() {
+            vault.keep_frames(vault::FRAMES_KEPT);
+        }
         let found = vault.recover(self.machine().id)?;
         tracing::debug!(vault = %row.name, ?found, "opened");
         Ok(OpenVault { id: row.id, vault, master, place, others: Mutex::new(others), key_file: row.key_file.clone() })

@@ -10,12 +10,13 @@ use uuid::Uuid;
 
 use super::cache::SegmentCache;
 use super::config::{self, VaultConfig};
+use super::frames::FrameCache;
 use super::gate::Gate;
 use super::index::{Found, IndexObject, LocalIndex};
 use super::lost;
 use super::pack::{self, PackRecord};
 use super::records::Tombstone;
-use super::seal::{Keys, MasterKey};
+use super::seal::{Class, Keys, MasterKey};
 use super::slots::{self, Secret, SlotInfo, SlotKind};
 use crate::model::{Error, ErrorKind, Id, Result};
 use crate::store::{Copies, ObjectStore, Place};
@@ -71,6 +72,8 @@ pub struct Vault {
     /// Held while the index is replaced.
     replacing: Mutex<()>,
     cache: SegmentCache,
+    /// Frames of trees, where the vault is elsewhere.
+    frames: OnceLock<FrameCache>,
     pub(super) gate: Gate,
     pub(super) machine: OnceLock<Uuid>,
     /// The most that backups may make it store, in bytes.
@@ -148,6 +151,7 @@ impl Vault {
             index: RwLock::new(Arc::new(index)),
             replacing: Mutex::new(()),
             cache: SegmentCache::new(memory),
+            frames: OnceLock::new(),
             gate: Gate::default(),
             machine: OnceLock::new(),
             capacity: AtomicU64::new(u64::MAX),
@@ -226,6 +230,11 @@ impl Vault {
         self.copies.set(others);
     }
 
+    /// Keeps frames of trees in local files, of about `limit` bytes in all: for a vault elsewhere.
+    pub fn keep_frames(&self, limit: u64) {
+        let _ = self.frames.set(FrameCache::open(&self.dir.join("frames"), limit));
+    }
+
     /// What `read` makes of the store, or of another copy where that one does not give it.
     pub(super) fn read<T>(&self, read: impl Fn(&dyn ObjectStore) -> Result<T>) -> Result<T> {
         self.copies.read(&*self.store, read)
@@ -242,6 +251,9 @@ impl Vault {
     /// Takes other packs for lost. What is cached of them must not hide that.
     pub(super) fn set_lost(&self, lost: HashSet<Id>) {
         self.cache.forget(&lost);
+        if let Some(frames) = self.frames.get() {
+            frames.forget(&lost);
+        }
         let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let index = self.index().as_ref().clone().with_lost(Arc::new(lost));
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
@@ -315,10 +327,26 @@ impl Vault {
         let key = super::object::key(found.pack.class, &found.pack.id);
         let len = usize::try_from(found.segment.stored_len).unwrap_or(usize::MAX);
         let segment = found.segment;
+        let open =
+            |frame: &mut Vec<u8>| pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, frame);
+        let frames = self.frames.get().filter(|_| found.pack.class == Class::TreePack);
+        if let Some(frames) = frames
+            && let Some(mut frame) = frames.get(&found.pack.id, segment.ordinal, len)
+        {
+            match open(&mut frame) {
+                Ok(plain) => return Ok(plain),
+                Err(_) => frames.drop_frame(&found.pack.id, segment.ordinal),
+            }
+        }
         self.read(|store| {
             let mut frame = store.get_range(&key, segment.offset.into(), len)?;
-            pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, &mut frame)
-                .map_err(|e| e.context(&key))
+            // Opening a frame changes it.
+            let sealed = frames.map(|_| frame.clone());
+            let plain = open(&mut frame).map_err(|e| e.context(&key))?;
+            if let (Some(frames), Some(sealed)) = (frames, sealed) {
+                frames.put(&found.pack.id, segment.ordinal, &sealed);
+            }
+            Ok(plain)
         })
     }
 
