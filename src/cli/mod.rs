@@ -113,6 +113,7 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::List(which) => backup::list(session, &which).await,
         Verb::Show { id } => backup::show(session, id).await,
         Verb::Delete { id } => backup::delete(session, id).await,
+        Verb::Copy { id, vault } => backup::copy(session, id, &vault).await,
         Verb::Restore(what) => restore::restore(session, &what).await,
         Verb::Export(what) => restore::export(session, &what).await,
         Verb::Browse { id } => restore::browse(session, id).await,

@@ -144,8 +144,7 @@ impl Walk<'_> {
         let Kind::Directory { origin, .. } = entry.kind else { return Ok(()) };
         let job = self.job;
         if origin == Origin::Dumps && job.request.target.is_none() {
-            // They are brought back into their servers, not into files of the live system.
-            job.progress.add(entry.totals().entries, entry.totals().bytes);
+            // They are brought back into their servers, not into files of the live system, and counted there.
             return Ok(());
         }
         if !parent.exists() {

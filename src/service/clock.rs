@@ -117,6 +117,7 @@ impl Service {
         ("schedules", Self::tick_schedules),
         ("expired backups", Self::tick_retention),
         ("vaults", Self::tick_housekeeping),
+        ("mirrors", Self::tick_mirrors),
         ("overdue schedules", Self::tick_overdue),
         ("tasks", Self::tick_tasks),
         ("checkpoints", Self::tick_checkpoints),

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::page::Page;
-use super::{Service, backups, check, select, vaults};
+use super::{Service, backups, check, select};
 use crate::model::{Args, Error, Map, Result};
 
 /// The error of a use case that is not built yet.
@@ -13,20 +13,6 @@ pub(super) fn not_built(what: &str, instead: &str) -> Error {
 }
 
 impl Service {
-    /// Copies a backup to another vault.
-    pub fn copy_backup(&self, id: u64, vault: &str, options: Map) -> Result<u64> {
-        Args::new(options).finish()?;
-        self.catalog.read(|r| {
-            let row = backups::completed(r, id)?;
-            let target = select::vault(r, vault)?;
-            vaults::refuse_removing(&target)?;
-            if row.vault == target.id {
-                return Err(Error::invalid(format!("backup {id} is in vault {:?} already; name another", target.name)));
-            }
-            Err(not_built("copying a backup to another vault", "back the resource up to it with the key vault"))
-        })
-    }
-
     /// All versions of one file of a resource.
     pub fn list_versions(&self, resource: &str, path: &str, options: Map) -> Result<(u64, Vec<Map>)> {
         let mut args = Args::new(options);

@@ -9,6 +9,7 @@
 //! | `projects` … `backups`, `schedules`, `checkpoints`, `snapshots`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
+//! | `mirrors` | copies of vaults on other destinations |
 //! | `housekeeping` | vaults that prune and check themselves |
 //! | `databases` | databases of a resource, and how they are reached |
 //! | `units` | units that are held back meanwhile |
@@ -43,6 +44,7 @@ mod journal;
 mod keys;
 mod later;
 mod metrics;
+mod mirrors;
 mod open;
 mod options;
 mod page;

@@ -158,7 +158,7 @@ impl Service {
                 row.resource_name
             )));
         }
-        let open = self.open_vault(&vault)?;
+        let open = self.open_vault_to_read(&vault)?;
         let manifest = self.manifest(&open.vault, &row)?;
         choose(&mut wish, &row, restore::database::list(&open.vault, &manifest)?)?;
         if let Some(resource) = &resource {

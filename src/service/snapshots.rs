@@ -123,6 +123,12 @@ impl Service {
         let unit_action = unit_action.unwrap_or_else(|| row.unit_action.clone());
         self.units_to_hold(&row.units, Action::parse(&unit_action))?;
         // Why it cannot be, before anything is written.
+        if row.paths.is_empty() {
+            return Err(Error::invalid_state(format!(
+                "resource {:?} has databases and no paths, so there is nothing to snapshot; back it up",
+                row.name
+            )));
+        }
         let engine = snapshot::engines(&row.paths)?;
         let (name, description) = (name.to_owned(), description.unwrap_or_default());
         let wish = Wish { name, description, unit_action, schedule: None, automatic: false, engine };

@@ -14,7 +14,6 @@ use crate::needs_root;
 /// What is on the bus and has no example: it is not built yet, and says so; or it takes a file system that the
 /// place of the examples has not, as snapshots do, which `docs/snapshots.md` tells of.
 const LATER: &[&str] = &[
-    "CopyBackup",
     "CreateSnapshot",
     "DeleteSnapshot",
     "DiffBackups",
@@ -23,7 +22,6 @@ const LATER: &[&str] = &[
     "ListSnapshots",
     "ListVersions",
     "RestoreSnapshot",
-    "SyncVault",
 ];
 
 /// A root of its own beside the host's: what the examples write to is in memory and goes with them, `/etc` is a

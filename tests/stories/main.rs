@@ -21,6 +21,7 @@ mod hostile;
 mod jobs;
 mod main_job;
 mod metadata;
+mod mirrors;
 mod rebuild;
 mod resource_root;
 mod restart;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{Goal, Item, Plan};
 use crate::model::{Error, Progress, Result};
 use crate::source::database::Connection;
-use crate::source::database::mariadb::{Server, literal, quoted};
+use crate::source::database::mariadb::{BOUND, Server, literal, quoted};
 
 /// What a restore needs to be allowed.
 const WRITING: [&str; 8] = ["SELECT", "INSERT", "CREATE", "DROP", "ALTER", "TRIGGER", "CREATE VIEW", "CREATE ROUTINE"];
@@ -113,7 +113,8 @@ pub fn check(goal: &Goal, plan: &Plan<'_>) -> Result<Option<String>> {
         };
     }
     let now = if there { Things::of(&server, &name, plan.progress)? } else { Things::default() };
-    Ok(now.is_bound().then(|| {
+    let bound = now.is_bound() || plan.starts_with(&goal.dump, BOUND)?;
+    Ok(bound.then(|| {
         format!(
             "{name:?} has views, triggers, routines or events, which MariaDB cannot move: its tables change places in one \
              step, these are dropped before and made anew after it"
@@ -121,14 +122,19 @@ pub fn check(goal: &Goal, plan: &Plan<'_>) -> Result<Option<String>> {
     }))
 }
 
-/// Loads the dump into a new database, and has the server check it.
-pub fn stage(goal: &Goal, item: &Item, plan: &Plan<'_>) -> Result<()> {
+/// Loads the dump into a new database, and has the server check it. Gives what cannot be moved, as
+/// statements that make it anew.
+pub fn stage(goal: &Goal, item: &Item, plan: &Plan<'_>) -> Result<String> {
     let progress = plan.progress;
     let server = Server::connect(&goal.connection, progress)?;
     let new = item.new_name();
     server.run("", &format!("CREATE DATABASE {};\n", quoted(&new)), progress)?;
     plan.pour(&goal.dump, server.client(&new)?.feed(progress)?)?;
     let things = Things::of(&server, &new, progress)?;
+    let programs = programs(&server, &new, &things, progress)?;
+    // What comes by time must not come to this one too.
+    let events = things.events.iter().map(|name| format!("DROP EVENT IF EXISTS {}.{};\n", quoted(&new), quoted(name)));
+    server.run("", &events.collect::<String>(), progress)?;
     for table in &things.tables {
         let rows = server.ask(&format!("CHECK TABLE {}.{} MEDIUM", quoted(&new), quoted(table)), progress)?;
         // The last row says what came of it.
@@ -139,22 +145,16 @@ pub fn stage(goal: &Goal, item: &Item, plan: &Plan<'_>) -> Result<()> {
         }
     }
     let marker = format!("CREATE TABLE {}.{} (there INT) ENGINE = InnoDB;\n", quoted(&new), quoted(MARKER));
-    server.run("", &marker, progress)
+    server.run("", &marker, progress)?;
+    Ok(programs)
 }
 
-/// Saves what cannot be moved, so that the swap can be finished whatever happens.
-pub fn prepare_swap(goal: &Goal, item: &Item, plan: &Plan<'_>) -> Result<Item> {
-    let progress = plan.progress;
-    let server = Server::connect(&goal.connection, progress)?;
-    let new = item.new_name();
-    let things = Things::of(&server, &new, progress)?;
-    if item.fresh && exists(&server, &item.name, progress)? {
-        return Err(Error::already_exists(format!("somebody made a database {:?} meanwhile", item.name)));
-    }
+/// The statements that make what cannot be moved.
+fn programs(server: &Server, new: &str, things: &Things, progress: &Arc<Progress>) -> Result<String> {
     let mut programs = String::new();
     let mut save = |arguments: &[&str], names: &[String]| -> Result<()> {
         let tool = server.dumper()?.args(["--no-data", "--skip-lock-tables", "--skip-add-locks"]).args(arguments);
-        let tool = tool.args(["--", &new]).args(names.iter());
+        let tool = tool.args(["--", new]).args(names.iter());
         programs.push_str(&String::from_utf8_lossy(&tool.output(b"", progress)?));
         Ok(())
     };
@@ -168,6 +168,16 @@ pub fn prepare_swap(goal: &Goal, item: &Item, plan: &Plan<'_>) -> Result<Item> {
     if !things.triggers.is_empty() {
         save(&["--no-create-info", "--triggers", "--skip-routines", "--skip-events"], &things.tables)?;
     }
+    Ok(programs)
+}
+
+/// Saves what is dropped of the old one before its tables move.
+pub fn prepare_swap(goal: &Goal, item: &Item, plan: &Plan<'_>) -> Result<Item> {
+    let progress = plan.progress;
+    let server = Server::connect(&goal.connection, progress)?;
+    if item.fresh && exists(&server, &item.name, progress)? {
+        return Err(Error::already_exists(format!("somebody made a database {:?} meanwhile", item.name)));
+    }
     let there = if exists(&server, &item.name, progress)? {
         Things::of(&server, &item.name, progress)?
     } else {
@@ -179,7 +189,7 @@ pub fn prepare_swap(goal: &Goal, item: &Item, plan: &Plan<'_>) -> Result<Item> {
         let tool = tool.args(["--triggers", "--skip-routines", "--skip-events", "--", &item.name]).args(&there.tables);
         undo = String::from_utf8_lossy(&tool.output(b"", progress)?).into_owned();
     }
-    Ok(Item { swapping: true, programs, undo, ..item.clone() })
+    Ok(Item { swapping: true, undo, ..item.clone() })
 }
 
 /// Whether the tables have changed places.

@@ -114,6 +114,11 @@ impl<'a> Plan<'a> {
         self.goals.is_empty()
     }
 
+    /// How many dumps there are, and how many bytes.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.goals.len() as u64, self.goals.iter().map(|goal| goal.dump.size).sum())
+    }
+
     /// Looks at every server; gives, in words, what will not be done in one step. Changes nothing.
     pub fn check(&self) -> Result<Vec<String>> {
         let mut apart = Vec::new();
@@ -160,7 +165,8 @@ impl<'a> Plan<'a> {
             self.journal.add(item.clone())?;
             match item.database.kind {
                 DatabaseKind::Postgresql => postgres::stage(&goal, &item, self),
-                DatabaseKind::Mariadb => mariadb::stage(&goal, &item, self),
+                DatabaseKind::Mariadb => mariadb::stage(&goal, &item, self)
+                    .and_then(|programs| self.journal.replace(Item { programs, ..item })),
                 _ => sqlite::stage(&goal, &item, self),
             }
             .map_err(|e| at(&goal, e))?;
@@ -223,6 +229,13 @@ impl<'a> Plan<'a> {
             left = left.and(settle(&goal.connection, &item, &progress));
         }
         left.and_then(|()| self.journal.remove())
+    }
+
+    /// Whether a dump begins so.
+    fn starts_with(&self, dump: &DumpFile, text: &str) -> Result<bool> {
+        let first = self.vault.parts(&dump.content, dump.size)?.into_iter().next();
+        let first = first.map(|part| self.vault.read_blob(&part.id)).transpose()?;
+        Ok(first.is_some_and(|bytes| bytes.starts_with(text.as_bytes())))
     }
 
     fn current(&self, goal: &Goal) {

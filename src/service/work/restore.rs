@@ -15,7 +15,7 @@ use crate::service::Service;
 impl Service {
     pub(super) fn run_restore(&self, job: &Job, task: &RestoreTask, progress: &Arc<Progress>) -> Result<Report> {
         let row = self.backup_of_job(job)?;
-        let (_, open) = self.vault_of_job(job)?;
+        let open = self.vault_to_read(job)?;
         let manifest = self.manifest(&open.vault, &row)?;
         let (never, units) = self.catalog.read(|r| {
             let resource = r.get::<Resource>(row.resource)?.filter(|_| task.stops_units());
@@ -28,6 +28,9 @@ impl Service {
             // What is wrong with a server, and what will not be one step, is said before anything begins.
             extra = told(task, &plan.check()?);
             self.tell_databases(job, &extra)?;
+            let (dumps, bytes) = plan.totals();
+            let rest = if task.files { manifest.totals.bytes } else { bytes };
+            progress.expect(dumps, rest.max(bytes));
         }
         // Beside what is there, and while units still run.
         let staged = if task.dry_run { Ok(()) } else { plan.stage() };

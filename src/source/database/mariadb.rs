@@ -13,6 +13,8 @@ const ADMINISTRATOR: &str = "root";
 const SOCKETS: [&str; 2] = ["/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock"];
 /// What is the server's own, and not dumped unless it is named.
 const OWN: [&str; 4] = ["information_schema", "performance_schema", "sys", "mysql"];
+/// How a dump begins that holds something other than tables, for whoever restores it.
+pub const BOUND: &str = "-- with views, triggers, routines or events\n";
 /// What a dump is short of without.
 const READING: [&str; 4] = ["SELECT", "SHOW VIEW", "TRIGGER", "EVENT"];
 
@@ -197,12 +199,15 @@ pub fn prepare(connection: &Connection, prepared: &mut Prepared, progress: &Arc<
         }
         let looks = format!(
             "SELECT default_character_set_name, default_collation_name, (SELECT count(*) FROM information_schema.tables t \
-             WHERE t.table_schema = s.schema_name AND table_type = 'BASE TABLE' AND engine NOT IN ('InnoDB', 'ROCKSDB')) \
-             FROM information_schema.schemata s WHERE schema_name = {}",
+             WHERE t.table_schema = s.schema_name AND table_type = 'BASE TABLE' AND engine NOT IN ('InnoDB', 'ROCKSDB')), \
+             (SELECT count(*) FROM information_schema.tables t WHERE t.table_schema = s.schema_name AND table_type = 'VIEW') + \
+             (SELECT count(*) FROM information_schema.triggers t WHERE t.trigger_schema = s.schema_name) + \
+             (SELECT count(*) FROM information_schema.routines t WHERE t.routine_schema = s.schema_name) + \
+             (SELECT count(*) FROM information_schema.events t WHERE t.event_schema = s.schema_name) FROM information_schema.schemata s WHERE schema_name = {}",
             literal(name)
         );
         let row = server.ask(&looks, progress)?.into_iter().next().unwrap_or_default();
-        let [set, collation, unsafe_tables] = row.as_slice() else {
+        let [set, collation, unsafe_tables, others] = row.as_slice() else {
             return Err(Error::invalid_state(format!("{} does not describe its database {name:?}", server.title)));
         };
         if unsafe_tables != "0" {
@@ -211,7 +216,8 @@ pub fn prepare(connection: &Connection, prepared: &mut Prepared, progress: &Arc<
             ));
         }
         // The dump itself is of tables alone.
-        let before = format!("ALTER DATABASE CHARACTER SET = {set} COLLATE = {collation};\n").into_bytes();
+        let bound = if others == "0" { "" } else { BOUND };
+        let before = format!("{bound}ALTER DATABASE CHARACTER SET = {set} COLLATE = {collation};\n").into_bytes();
         let tool = dumper.clone().args(["--routines", "--events", "--triggers", "--skip-extended-insert"]);
         let tool = tool.args(["--no-autocommit", "--skip-lock-tables", "--skip-add-locks", "--"]).arg(name);
         prepared.program(Place::of(database, name), before, tool);
