@@ -84,6 +84,27 @@ pub enum Verb {
         /// The backup
         id: Option<u64>,
     },
+    /// List what differs between two backups
+    Diff {
+        /// The earlier backup
+        first: u64,
+        /// The later one
+        second: u64,
+    },
+    /// List every version of a file in the backups of a resource
+    Versions {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+        /// Its absolute path
+        path: String,
+    },
+    /// List files in the backups of a resource by a pattern, such as *.conf
+    Find {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+        /// A pattern in gitignore syntax
+        glob: String,
+    },
     /// Restore points of a whole vault
     #[command(subcommand)]
     Checkpoint(CheckpointVerb),

@@ -6,6 +6,7 @@ mod checkpoint;
 mod compare;
 mod demo;
 mod destination;
+mod history;
 mod job;
 mod output;
 mod paths;
@@ -117,6 +118,9 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::Restore(what) => restore::restore(session, &what).await,
         Verb::Export(what) => restore::export(session, &what).await,
         Verb::Browse { id } => restore::browse(session, id).await,
+        Verb::Diff { first, second } => history::diff(session, first, second).await,
+        Verb::Versions { resource, path } => history::versions(session, &resource, &path).await,
+        Verb::Find { resource, glob } => history::find(session, &resource, &glob).await,
         Verb::Checkpoint(verb) => checkpoint::run(session, verb).await,
         Verb::Task(verb) => task::run(session, verb).await,
         Verb::Snapshot(verb) => snapshot::run(session, verb).await,

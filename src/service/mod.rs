@@ -8,8 +8,9 @@
 //! |---|---|
 //! | `projects` … `backups`, `schedules`, `checkpoints`, `snapshots`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
+//! | `history` | files through time: versions, patterns, differences |
 //! | `retention` | which automatic backups go, and when |
-//! | `mirrors` | copies of vaults on other destinations |
+//! | `mirrors`, `copies` | copies of vaults on other destinations, and of backups in other vaults |
 //! | `housekeeping` | vaults that prune and check themselves |
 //! | `databases` | databases of a resource, and how they are reached |
 //! | `units` | units that are held back meanwhile |
@@ -19,7 +20,6 @@
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
 //! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
-//! | `later` | what is on the bus before it is built |
 //! | `scheduleform`, `taskform`, `common` | what a schedule and a task look like, and the configuration that tasks carry |
 //! | `selection` | which resources a checkpoint backs up |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
@@ -30,6 +30,7 @@ mod checkpoints;
 mod clock;
 mod common;
 mod config;
+mod copies;
 mod databases;
 mod declare;
 mod declared;
@@ -38,11 +39,11 @@ mod event;
 mod exports;
 mod fields;
 mod first;
+mod history;
 mod housekeeping;
 mod jobs;
 mod journal;
 mod keys;
-mod later;
 mod metrics;
 mod mirrors;
 mod open;
@@ -150,6 +151,11 @@ impl From<Error> for Unopened {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these guard is whole after every statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error of a use case that is not built yet.
+fn not_built(what: &str, instead: &str) -> Error {
+    Error::invalid_state(format!("{what} is not built into this version; {instead}"))
 }
 
 /// The error of something that comes with a later version.

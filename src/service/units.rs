@@ -7,8 +7,7 @@
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use super::Service;
-use super::later::not_built;
+use super::{Service, not_built};
 use crate::catalog::{Job, Tables, job};
 use crate::host::units;
 use crate::model::{Error, Progress, Result};

@@ -6,6 +6,7 @@
 mod cache;
 pub mod check;
 pub mod codec;
+pub mod compare;
 pub mod compress;
 pub mod config;
 pub mod directory;

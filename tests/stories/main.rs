@@ -17,6 +17,7 @@ mod declared;
 mod deduplication;
 mod e5;
 mod examples;
+mod history;
 mod hostile;
 mod jobs;
 mod main_job;
