@@ -336,6 +336,16 @@ fn killed(
         daemon.settle();
     }
     println!("{resource}: {olds} old, {news} new, a restore takes {whole:?}");
+    // Cancelled it is the same.
+    spoil();
+    let job = number(&daemon.ok(&restore));
+    std::thread::sleep(whole.mul_f64(0.4));
+    let cancelled = daemon.call(&format!("CancelJob ta{{sv}} {job} 0")).is_ok();
+    let job = daemon.wait(job);
+    assert!(job["state"] == if cancelled { "cancelled" } else { "completed" } || job["state"] == "completed", "{job}");
+    let is = look();
+    assert!(is == if job["state"] == "completed" { new.as_str() } else { old.as_str() }, "{job}: {is}");
+    assert_eq!(left(), nothing, "{job}");
     spoil();
     daemon.work(&restore);
     assert_eq!(look(), new);
