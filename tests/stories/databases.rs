@@ -483,6 +483,47 @@ fn what_is_wrong_with_a_database_is_said_before_anything_starts() {
 }
 
 #[test]
+fn what_is_wrong_with_mariadb_is_said_before_anything_starts() {
+    let story = "what_is_wrong_with_mariadb_is_said_before_anything_starts";
+    needs_root!(story);
+    let Some(server) = Mariadb::start(story) else { return };
+    let mut daemon = Daemon::start();
+    server.sql("", "CREATE DATABASE bank; CREATE USER app@localhost IDENTIFIED BY 'the-right-one'");
+    server.sql("bank", "CREATE TABLE t (n INT); INSERT INTO t VALUES (1); CREATE TABLE old (n INT) ENGINE = MyISAM");
+    let credential = daemon.path("credential");
+    let is = |password: &str| {
+        std::fs::write(&credential, format!("[client]\nuser = app\npassword = \"{password}\"\n")).unwrap();
+        sh(daemon.dir(), "chmod 600 credential");
+    };
+    is("another-one");
+    let by = format!("socket s {} credential s {}", server.socket().display(), credential.display());
+    daemon.ok(&format!("AddResource sa{{sv}} app 1 databases aa{{sv}} 1 3 kind s mariadb {by}"));
+    daemon.ok(&format!("AddResource sa{{sv}} named 1 databases aa{{sv}} 1 4 kind s mariadb names as 1 bank {by}"));
+    daemon.ok("AddResource sa{sv} away 1 databases aa{sv} 1 2 kind s mariadb socket s /nonexistent/mysqld.sock");
+    let expect = |resource: &str, words: &[&str]| {
+        let (name, message) = dump_fails(&daemon, resource);
+        assert!(name == STATE && words.iter().all(|word| message.contains(word)), "{resource}: {name}: {message}");
+        assert!(!message.contains("-one"), "{message}");
+    };
+    expect("app", &["refuses the login", "credential"]);
+    expect("away", &["does not answer", "/nonexistent"]);
+    is("the-right-one");
+    expect("named", &["no database \"bank\"", "grant"]);
+    server.sql("", "GRANT SELECT ON bank.* TO app@localhost");
+    expect("named", &["short", "SHOW VIEW, TRIGGER, EVENT"]);
+    assert_eq!(daemon.completed(), [0_u64; 0]);
+    server.sql("", "GRANT SHOW VIEW, TRIGGER, EVENT ON bank.* TO app@localhost");
+    let backup = daemon.back_up("named");
+    // What a dump cannot promise is said.
+    assert!(backup["message"].as_str().unwrap().contains("without transactions"), "{backup}");
+    let job = daemon.wait(number(&daemon.ok(&format!("RestoreBackup ta{{sv}} {} 1 confirm b true", backup["id"]))));
+    assert!(job["error_name"] == STATE && job["error"].as_str().unwrap().contains("INSERT"), "{job}");
+    assert_eq!(server.sql("bank", "SELECT n FROM t"), "1");
+    assert!(!daemon.log().contains("-one"));
+    daemon.assert_well();
+}
+
+#[test]
 fn a_dump_that_fails_is_a_failed_backup() {
     let story = "a_dump_that_fails_is_a_failed_backup";
     needs_root!(story);

@@ -218,15 +218,7 @@ impl Server {
             None => find(name, &[]).ok_or_else(|| missing(name, "postgresql-client").context(&self.title))?,
         };
         let said = Tool::new(&program, self.run_as).arg("--version").output(b"", progress)?;
-        let said = String::from_utf8_lossy(&said).trim().to_owned();
-        let number = said.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
-        let version: u32 = number.and_then(|n| n.parse().ok()).unwrap_or(0);
-        if version < self.version {
-            return Err(Error::invalid_state(format!(
-                "{name} is of version {version} and {} of {}; install postgresql-client-{2}",
-                self.title, self.version, self.version
-            )));
-        }
+        refuse_older(name, &String::from_utf8_lossy(&said), &self.title, self.version)?;
         Ok(self.with_login(Tool::new(&program, self.run_as)))
     }
 
@@ -239,6 +231,18 @@ impl Server {
     pub fn title(&self) -> &str {
         &self.title
     }
+}
+
+/// Refuses a client program that does not know its server's version, by what it says of its own.
+fn refuse_older(name: &str, said: &str, server: &str, wanted: u32) -> Result<()> {
+    let number = said.split(|c: char| !c.is_ascii_digit()).find(|part| !part.is_empty());
+    let version: u32 = number.and_then(|n| n.parse().ok()).unwrap_or(0);
+    if version >= wanted {
+        return Ok(());
+    }
+    Err(Error::invalid_state(format!(
+        "{name} is of version {version} and {server} of {wanted}; install postgresql-client-{wanted}"
+    )))
 }
 
 /// Rows of fields that end with NUL each.
@@ -301,5 +305,28 @@ fn check_rights(server: &Server, name: &str, progress: &Arc<Progress>) -> Result
             "{} does not let the user read {table} in {name:?}; grant it pg_read_all_data, or name a superuser",
             server.title
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_older_than_their_server_are_refused() {
+        let said = "pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n";
+        refuse_older("pg_dump", said, "the server", 15).unwrap();
+        refuse_older("pg_dump", said, "the server", 13).unwrap();
+        let error = refuse_older("pg_dump", said, "the server", 17).unwrap_err();
+        assert!(error.message.contains("15") && error.message.contains("postgresql-client-17"), "{error}");
+    }
+
+    #[test]
+    fn names_and_texts_stay_what_they_are() {
+        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+        assert_eq!(literal("a'b\\c"), "E'a''b\\\\c'");
+        assert_eq!(setting("dbname", "a'b host=x"), "dbname='a\\'b host=x' ");
+        assert_eq!(socket(Path::new("/run/x/.s.PGSQL.5433")), (PathBuf::from("/run/x"), Some(5433)));
+        assert_eq!(socket(Path::new("/run/x")), (PathBuf::from("/run/x"), None));
     }
 }
