@@ -52,12 +52,15 @@ pub struct Resource {
     pub last_size: Option<u64>,
     /// How many entries that was.
     pub last_entries: Option<u64>,
-    /// Commands to run before a backup, as argument lists; from files only.
+    /// Commands to run before a backup or snapshot, as argument lists; from files only.
     #[serde(default)]
     pub before: Vec<Vec<String>>,
-    /// Commands to run after a backup, as argument lists; from files only.
+    /// Commands to run after it, as argument lists; from files only.
     #[serde(default)]
     pub after: Vec<Vec<String>>,
+    /// Seconds that each of them may take.
+    #[serde(default)]
+    pub command_timeout: Option<u32>,
     /// Where it was declared.
     #[serde(default)]
     pub origin: Origin,

@@ -205,6 +205,7 @@ impl Here {
             // Commands to run come from this machine's own files alone.
             before: Vec::new(),
             after: Vec::new(),
+            command_timeout: None,
             origin: Origin::default(),
             ..resource
         })?;

@@ -10,7 +10,7 @@
 //! | `work` | what each kind of job does |
 //! | `retention` | which automatic backups go, and when |
 //! | `housekeeping` | vaults that prune and check themselves |
-//! | `units` | units that are held back meanwhile |
+//! | `units`, `commands` | units that are held back meanwhile, and commands that are run before and after |
 //! | `tell`, `metrics` | who is told what went wrong |
 //! | `places` | where destinations are, and what opens them |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
@@ -26,6 +26,7 @@ mod backups;
 mod check;
 mod checkpoints;
 mod clock;
+mod commands;
 mod common;
 mod config;
 mod declare;

@@ -13,7 +13,7 @@ use crate::catalog::{
     Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
     resource, snapshot,
 };
-use crate::host::units;
+use crate::host::{freezer, units};
 use crate::model::{Args, Error, Map, Result, Value, name};
 
 const FIELDS: &[&str] = &[
@@ -62,6 +62,7 @@ pub(super) struct Settings {
     extra_info: Option<String>,
     before: Option<Vec<Vec<String>>>,
     after: Option<Vec<Vec<String>>>,
+    command_timeout: Option<u32>,
 }
 
 /// Who gives the settings.
@@ -93,6 +94,11 @@ impl Settings {
             extra_info: args.string("extra_info")?,
             before: commands(&mut args, "before", file)?,
             after: commands(&mut args, "after", file)?,
+            command_timeout: if file {
+                args.uint("command_timeout", 1, 86_400)?.and_then(|n| u32::try_from(n).ok())
+            } else {
+                None
+            },
         };
         databases(&mut args, file)?;
         args.finish()?;
@@ -135,6 +141,10 @@ impl Settings {
         set(&mut row.extra_info, self.extra_info);
         set(&mut row.before, self.before);
         set(&mut row.after, self.after);
+        row.command_timeout = self.command_timeout.or(row.command_timeout);
+        if row.unit_action == "freeze" {
+            row.units.iter().try_for_each(|unit| freezer::check_name(unit)).map_err(|e| e.context("units"))?;
+        }
         Ok(())
     }
 }
@@ -380,6 +390,7 @@ pub(super) fn blank(id: u64, project: u64, name: &str, now: Timestamp) -> Resour
         last_entries: None,
         before: Vec::new(),
         after: Vec::new(),
+        command_timeout: None,
         origin: Origin::default(),
     }
 }

@@ -30,11 +30,26 @@ pub struct View {
     pub device: (u32, u32),
 }
 
+/// A path of which a snapshot can be taken at once.
+#[derive(Debug)]
+struct Ready {
+    path: PathBuf,
+    subvolume: OwnedFd,
+    /// The path from there.
+    inner: Vec<u8>,
+    /// The directory for it, and its name there.
+    dir: OwnedFd,
+    name: String,
+    is_dir: bool,
+    device: (u32, u32),
+}
+
 /// Snapshots that go when this does.
 #[derive(Debug)]
 pub struct Transient {
     uuid: Uuid,
     stores: Vec<Store>,
+    ready: Vec<Ready>,
     /// The paths that are in them.
     pub views: Vec<View>,
     /// Why the others are not.
@@ -42,24 +57,40 @@ pub struct Transient {
 }
 
 impl Transient {
-    /// Takes them of all paths that allow it. What a daemon that was killed left of the same is
-    /// removed first.
-    pub fn take(uuid: Uuid, paths: &[PathBuf]) -> Result<Self> {
+    /// Prepares them of all paths that allow it: all that takes its time. What a daemon that was
+    /// killed left of the same is removed first.
+    pub fn prepare(uuid: Uuid, paths: &[PathBuf]) -> Result<Self> {
         let mounts = mounts::all()?;
         for store in Store::all(&mounts) {
             store.remove(uuid)?;
         }
-        let mut transient = Self { uuid, stores: Vec::new(), views: Vec::new(), without: Vec::new() };
+        let mut transient =
+            Self { uuid, stores: Vec::new(), ready: Vec::new(), views: Vec::new(), without: Vec::new() };
         for (index, path) in paths.iter().enumerate() {
-            match transient.view(path, &mounts, index) {
-                Ok(view) => transient.views.push(view),
+            match transient.look(path, &mounts, index) {
+                Ok(ready) => transient.ready.push(ready),
                 Err(e) => transient.without.push(e),
             }
         }
         Ok(transient)
     }
 
-    fn view(&mut self, path: &Path, mounts: &[Mount], index: usize) -> Result<View> {
+    /// Whether there are any to be taken.
+    pub fn is_useful(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes them, one right after the other.
+    pub fn fix(&mut self) {
+        for ready in std::mem::take(&mut self.ready) {
+            match ready.fix() {
+                Ok(view) => self.views.push(view),
+                Err(e) => self.without.push(e),
+            }
+        }
+    }
+
+    fn look(&mut self, path: &Path, mounts: &[Mount], index: usize) -> Result<Ready> {
         let shown = path.display();
         let what = || format!("cannot take a snapshot of {shown} to read from");
         let fs = Place::look(path, mounts)?.map(|place| place.mount.fs);
@@ -91,21 +122,34 @@ impl Transient {
         if !self.stores.iter().any(|s| s.uuid == store.uuid) {
             self.stores.push(store);
         }
-        let name = part_name(index);
-        ioctl::snapshot(subvolume, &dir, name.as_bytes(), true).at(what)?;
-        let root = open_dir(&dir, name.as_bytes()).at(what)?;
-        let is_dir = place.found.is_dir();
-        let to = if is_dir { inner.as_slice() } else { super::engine::split(&inner).0 };
-        let handle = below(&root, to).at(what)?;
-        let device = place.found.stat.dev;
-        Ok(View { path: path.to_owned(), handle, is_dir, device })
+        Ok(Ready {
+            path: path.to_owned(),
+            subvolume,
+            inner,
+            dir,
+            name: part_name(index),
+            is_dir: place.found.is_dir(),
+            device: place.found.stat.dev,
+        })
     }
 
     /// Removes them; what cannot be removed is removed by the next start.
     pub fn remove(&mut self) -> Result<()> {
+        self.ready.clear();
         self.views.clear();
         let uuid = self.uuid;
         self.stores.drain(..).try_for_each(|store| store.remove(uuid))
+    }
+}
+
+impl Ready {
+    fn fix(self) -> Result<View> {
+        let what = || format!("cannot take a snapshot of {} to read from", self.path.display());
+        ioctl::snapshot(&self.subvolume, &self.dir, self.name.as_bytes(), true).at(what)?;
+        let root = open_dir(&self.dir, self.name.as_bytes()).at(what)?;
+        let to = if self.is_dir { self.inner.as_slice() } else { super::engine::split(&self.inner).0 };
+        let handle = below(&root, to).at(what)?;
+        Ok(View { path: self.path, handle, is_dir: self.is_dir, device: self.device })
     }
 }
 

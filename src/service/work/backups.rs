@@ -7,7 +7,7 @@ use crate::archive::{self, BackupRequest};
 use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, VaultRow, backup};
 use crate::model::{Id, Progress, Result};
 use crate::service::{Service, check};
-use crate::snapshot::{self, Transient};
+use crate::snapshot;
 use crate::vault::Manifest;
 use crate::vault::manifest::{MANIFEST_FORMAT, Source};
 
@@ -39,6 +39,16 @@ pub(in crate::service) fn note_success(resource: &mut Resource, row: &Backup) {
     resource.last_entries = row.entries;
 }
 
+/// Adds to what there is to say of a backup.
+fn say(row: &mut Backup, words: Option<String>) {
+    if let Some(words) = words {
+        row.message = Some(match row.message.take() {
+            Some(said) => format!("{said}; {words}"),
+            None => words,
+        });
+    }
+}
+
 fn view(view: snapshot::View) -> archive::View {
     let snapshot::View { path, handle, is_dir, device } = view;
     archive::View { path, handle: Arc::new(handle), is_dir, device }
@@ -58,19 +68,8 @@ impl Service {
             Ok((resource, schedule.map(|s| s.name), parent, self.own_directories(r)?, r.last_id::<Backup>()?))
         })?;
         let began = self.now();
-        let mut transient = match resource.snapshot.as_str() {
-            "off" => None,
-            "required" => Some(Transient::take(row.uuid, &resource.paths)?),
-            _ => Transient::take(row.uuid, &resource.paths)
-                .inspect_err(|e| tracing::warn!("backup {} reads what is there now, and no snapshot: {e}", row.id))
-                .ok(),
-        };
-        if let Some(why) = transient.as_ref().and_then(|t| t.without.first())
-            && resource.snapshot == "required"
-        {
-            return Err(why.clone().context("the resource requires a snapshot to be backed up from"));
-        }
-        let views = transient.as_mut().map(|t| std::mem::take(&mut t.views)).unwrap_or_default();
+        let mut moment = self.moment(&row, &resource, progress)?;
+        let views = moment.views();
         let through = views.len();
         let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
         crate::catalog::private_dir(&caches)?;
@@ -91,7 +90,11 @@ impl Service {
         open.vault.set_capacity(vault.capacity);
         let outcome = archive::backup(&open.vault, &request, progress)?;
         // What was read is read.
-        drop(transient);
+        let mut result = serde_json::json!({
+            "files": outcome.totals.files, "bytes": outcome.totals.bytes,
+            "stored": outcome.stored, "errors": outcome.errors, "paths_from_snapshots": through,
+        });
+        let words = moment.end(&mut result);
         progress.check()?;
         progress.set_current("");
         let manifest = Manifest {
@@ -136,13 +139,10 @@ impl Service {
         fill(&mut row, object, &manifest);
         progress.expect(outcome.totals.entries, outcome.totals.bytes);
         let (id, vault_id, resource_id) = (row.id, vault.id, resource.id);
-        let mut report = Report::of(serde_json::json!({
-            "files": outcome.totals.files, "bytes": outcome.totals.bytes,
-            "stored": outcome.stored, "errors": outcome.errors, "paths_from_snapshots": through,
-        }))
-        .then(move |w| {
+        let mut report = Report::of(result).then(move |w| {
             let row = w.update::<Backup>(id, |row| {
                 fill(row, object, &manifest);
+                say(row, words);
                 Ok(())
             })?;
             w.update::<VaultRow>(vault_id, |vault| {

@@ -4,6 +4,7 @@ mod backups;
 mod checkpoint;
 mod export;
 mod maintain;
+mod moment;
 mod rebuild;
 mod remove;
 mod restore;
