@@ -48,6 +48,8 @@ pub enum Task {
     Small(Vec<FileItem>),
     /// One file that will be cut.
     Large(Box<FileItem>),
+    /// One block device, perhaps through a link, or disk image.
+    Volume(Box<FileItem>, bool),
 }
 
 /// A piece of a large file for whichever worker is free.
@@ -60,17 +62,17 @@ pub struct Chunk {
 
 /// A large file whose chunks are being stored.
 #[derive(Debug)]
-struct LargeFile {
-    item: FileItem,
-    parts: Mutex<Vec<Option<Part>>>,
+pub(super) struct LargeFile {
+    pub item: FileItem,
+    pub parts: Mutex<Vec<Option<Part>>>,
     /// Chunks under way, and one for the reader.
-    pending: AtomicUsize,
+    pub pending: AtomicUsize,
     /// Set by the reader when it is through.
-    end: Mutex<Option<LargeEnd>>,
+    pub end: Mutex<Option<LargeEnd>>,
 }
 
 /// Metadata, size, holes, the key for the change cache, and whether the file changed meanwhile.
-type LargeEnd = (Metadata, u64, Vec<(u64, u64)>, Option<Key>, bool);
+pub(super) type LargeEnd = (Metadata, u64, Vec<(u64, u64)>, Option<Key>, bool);
 
 /// The key for the change cache if the file did not change meanwhile, metadata, size, holes, length of the content.
 type SmallRead = (Option<Option<Key>>, Metadata, u64, Vec<(u64, u64)>, usize);
@@ -85,7 +87,7 @@ pub struct Worker<'a> {
 }
 
 /// Why a file could not be read as it stands.
-enum Trouble {
+pub(super) enum Trouble {
     Vanished,
     Unreadable(String),
 }
@@ -157,6 +159,7 @@ impl Worker<'_> {
             match task {
                 Ok(Task::Small(items)) => items.into_iter().try_for_each(|item| self.small(item))?,
                 Ok(Task::Large(item)) => self.large(*item)?,
+                Ok(Task::Volume(item, link)) => self.volume(*item, link)?,
                 Err(_) => break,
             }
         }
@@ -307,7 +310,7 @@ impl Worker<'_> {
     }
 
     /// Gives a chunk to a worker that is free, else stores it at once.
-    fn offer(&mut self, large: &Arc<LargeFile>, index: usize, bytes: &[u8]) -> Result<()> {
+    pub(super) fn offer(&mut self, large: &Arc<LargeFile>, index: usize, bytes: &[u8]) -> Result<()> {
         self.context.check()?;
         large.pending.fetch_add(1, AcqRel);
         if self.chunks.as_ref().is_some_and(|chunks| !chunks.is_full()) {
@@ -334,7 +337,7 @@ impl Worker<'_> {
         self.part_done(large)
     }
 
-    fn part_done(&self, large: &Arc<LargeFile>) -> Result<()> {
+    pub(super) fn part_done(&self, large: &Arc<LargeFile>) -> Result<()> {
         if large.pending.fetch_sub(1, AcqRel) != 1 {
             return Ok(());
         }
@@ -357,7 +360,7 @@ impl Worker<'_> {
         item.directory.file(self.context, item.slot, Some((entry, key)))
     }
 
-    fn trouble(&self, item: FileItem, trouble: Trouble) -> Result<()> {
+    pub(super) fn trouble(&self, item: FileItem, trouble: Trouble) -> Result<()> {
         let path = item.directory.child_path(&item.name);
         let entry = match trouble {
             Trouble::Vanished => {
@@ -378,7 +381,7 @@ pub fn unread(name: &[u8]) -> Entry {
     Entry { name: name.to_vec(), meta: Metadata::default(), link: Link::None, kind: Kind::Unread }
 }
 
-fn metadata(file: &File, stat: &Stat, owner: &Arc<Owner>) -> Result<Metadata, Trouble> {
+pub(super) fn metadata(file: &File, stat: &Stat, owner: &Arc<Owner>) -> Result<Metadata, Trouble> {
     Ok(Metadata {
         mode: stat.mode,
         owner: owner.clone(),
@@ -389,7 +392,7 @@ fn metadata(file: &File, stat: &Stat, owner: &Arc<Owner>) -> Result<Metadata, Tr
 }
 
 /// Size and holes of a file of which only `have` bytes outside the holes could be read.
-fn cut_short(size: u64, mut holes: Vec<(u64, u64)>, have: u64) -> (u64, Vec<(u64, u64)>) {
+pub(super) fn cut_short(size: u64, mut holes: Vec<(u64, u64)>, have: u64) -> (u64, Vec<(u64, u64)>) {
     let hollow: u64 = holes.iter().map(|(_, len)| len).sum();
     if hollow + have == size {
         return (size, holes);

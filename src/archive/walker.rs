@@ -418,17 +418,25 @@ impl<'a> Walker<'a> {
         block: &mut super::cache::Block,
     ) -> Result<()> {
         let link = self.link(directory, name, &stat);
-        if let Some(mut entry) = block.take(name, &stat).filter(|entry| self.is_stored(entry)) {
+        let volume = self.is_volume(directory, name, &stat);
+        // When a device was written to last is written nowhere.
+        let known = if volume && stat.kind != Type::File { None } else { block.take(name, &stat) };
+        if let Some(mut entry) = known.filter(|entry| self.is_stored(entry)) {
             entry.link = link;
             entry.meta.owner = self.owners.get(stat.uid, stat.gid);
             self.context.progress.add(1, if stat.kind == Type::File { stat.size } else { 0 });
             let key = Key { ino: stat.ino, ctime: stat.ctime };
             return directory.file(self.context, slot, Some((entry, Some(key))));
         }
-        if stat.kind == Type::File {
+        if stat.kind == Type::File || volume {
             let owner = self.owners.get(stat.uid, stat.gid);
+            let link = if stat.kind == Type::File { link } else { Link::None };
             let item =
                 FileItem { directory: directory.clone(), slot, dir: fd.clone(), name: name.to_vec(), owner, link };
+            if volume {
+                self.send_batch()?;
+                return self.send(Task::Volume(Box::new(item), stat.kind == Type::Symlink));
+            }
             return self.hand_out(item, stat.size);
         }
         self.context.progress.add(1, 0);
@@ -441,6 +449,21 @@ impl<'a> Walker<'a> {
             }
         };
         directory.file(self.context, slot, entry)
+    }
+
+    /// Whether an entry is a path that is stored as one file whatever it is. Links are followed where
+    /// the system itself makes them.
+    fn is_volume(&self, directory: &Arc<Directory>, name: &[u8], stat: &Stat) -> bool {
+        if !self.request.volumes {
+            return false;
+        }
+        let path = directory.child_path(name);
+        self.request.paths.iter().any(|p| p.as_os_str().as_bytes() == path)
+            && match stat.kind {
+                Type::File | Type::BlockDevice => true,
+                Type::Symlink => path.starts_with(b"/dev/"),
+                _ => false,
+            }
     }
 
     /// Whether the vault holds all that an entry refers to.

@@ -35,6 +35,7 @@ pub struct Run<'a> {
 
 /// Runs a command and waits for it; an error says how it ended. An error of `check` ends it.
 pub fn run(address: &BusAddress, run: &Run<'_>, check: &dyn Fn() -> Result<()>) -> Result<()> {
+    let began = Instant::now();
     let done = block(async {
         let bus = address.builder().build().await.map_err(|e| address.unreachable(&e))?;
         if !is_there(&bus).await? {
@@ -57,7 +58,8 @@ pub fn run(address: &BusAddress, run: &Run<'_>, check: &dyn Fn() -> Result<()>) 
     match done {
         None => child(run, check),
         Some((_, result)) if result == "done" => Ok(()),
-        Some((_, result)) if result == "timeout" => Err(too_long(run)),
+        // The manager says of either only that it failed.
+        Some(_) if began.elapsed() >= run.limit => Err(too_long(run)),
         Some((unit, _)) => Err(Error::failed(format!("{} failed; see journalctl -u {unit}", shown(run)))),
     }
 }
@@ -83,12 +85,14 @@ type Aux = Vec<(String, Vec<(String, Variant<'static>)>)>;
 
 fn properties(run: &Run<'_>) -> Vec<(&'static str, Variant<'static>)> {
     let program = run.words.first().cloned().unwrap_or_default();
+    // The manager puts variables in place of what begins with a dollar; two of them stand for one.
+    let words: Vec<String> = run.words.iter().map(|word| word.replace('$', "$$")).collect();
     let limit = u64::try_from(run.limit.as_micros()).unwrap_or(u64::MAX);
     let environment: Vec<String> = run.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
     vec![
         ("Description", Variant::from(format!("Strongroom: {program}"))),
         ("Type", Variant::from("oneshot")),
-        ("ExecStart", Variant::from(vec![(program, run.words.to_vec(), false)])),
+        ("ExecStart", Variant::from(vec![(program, words, false)])),
         ("Environment", Variant::from(environment)),
         ("TimeoutStartUSec", Variant::from(limit)),
         ("TimeoutStopUSec", Variant::from(5_000_000_u64)),

@@ -230,6 +230,7 @@ impl Here {
             enabled: schedule.enabled,
             cron: schedule.cron,
             timezone: schedule.timezone,
+            what: schedule.what,
             r#type: schedule.r#type,
             resources,
             vault,

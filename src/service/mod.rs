@@ -8,7 +8,8 @@
 //! |---|---|
 //! | `projects` … `backups`, `schedules`, `checkpoints`, `snapshots`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
-//! | `retention` | which automatic backups go, and when |
+//! | `retention`, `snapretention` | which automatic backups and snapshots go, and when |
+//! | `snapruns` | schedules that take snapshots |
 //! | `housekeeping` | vaults that prune and check themselves |
 //! | `units`, `commands` | units that are held back meanwhile, and commands that are run before and after |
 //! | `tell`, `metrics` | who is told what went wrong |
@@ -57,6 +58,8 @@ mod schedules;
 mod select;
 mod selection;
 mod show;
+mod snapretention;
+mod snapruns;
 mod snapshots;
 mod submit;
 mod taskform;

@@ -9,6 +9,7 @@ use super::declare::refuse_declared;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::{Event, ObjectKind, Service, check, not_offered, schedules, select, tasks};
+use crate::catalog::schedule::What;
 use crate::catalog::{
     Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
     resource, snapshot,
@@ -306,7 +307,8 @@ impl Service {
             };
             let jobs = open_jobs(r)?;
             let mut schedules = r.all::<Schedule>()?;
-            schedules.retain(|s| s.enabled);
+            // A snapshot is lost with its disk: it protects nothing.
+            schedules.retain(|s| s.enabled && s.what == What::Backup);
             let bare = |row: &Resource| row.vault.is_none() && !schedules.iter().any(|s| s.covers(row.id));
             let mut rows = Vec::new();
             for id in ids {

@@ -26,6 +26,7 @@ mod restart;
 mod scale;
 mod schedules;
 mod secrets;
+mod snapshot_schedules;
 mod snapshots;
 mod sources;
 #[cfg(feature = "s3")]
@@ -33,3 +34,4 @@ mod stores;
 mod tasks;
 mod trouble;
 mod units;
+mod volumes;

@@ -79,6 +79,7 @@ impl Service {
             exclude: resource.exclude.clone(),
             one_file_system: resource.one_file_system,
             never,
+            volumes: resource.kind == "volume",
             reread,
             change_cache: caches.join(resource.id.to_string()),
             compression: check::compression(&vault.compression)?.1,

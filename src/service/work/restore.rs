@@ -8,8 +8,9 @@ use super::{Report, error_list};
 use crate::catalog::job::RestoreTask;
 use crate::catalog::{Job, Resource, Tables};
 use crate::model::{Progress, Result};
-use crate::restore;
+use crate::restore::{self, RestoreOutcome};
 use crate::service::Service;
+use crate::service::restores::volumes;
 
 impl Service {
     pub(super) fn run_restore(&self, job: &Job, task: &RestoreTask, progress: &Arc<Progress>) -> Result<Report> {
@@ -20,8 +21,25 @@ impl Service {
             let resource = r.get::<Resource>(row.resource)?.filter(|_| task.stops_units());
             Ok((self.own_directories(r)?, resource.map(|r| r.units).unwrap_or_default()))
         })?;
-        let request = self.restore_request(task, never, job.id);
-        let work = || restore::run(&open.vault, &manifest, &request, progress);
+        let (volumes, rest) = volumes(&open.vault, &manifest, task)?;
+        let request = rest.map(|task| self.restore_request(&task, never.clone(), job.id));
+        let work = || {
+            let mut sum = RestoreOutcome::default();
+            for onto in &volumes {
+                let one = restore::volume::run(&open.vault, &manifest, onto, &never, task.dry_run, progress)?;
+                sum.files += one.files;
+                sum.bytes += one.bytes;
+                sum.unchanged += one.unchanged;
+            }
+            let Some(request) = &request else { return Ok(sum) };
+            let done = restore::run(&open.vault, &manifest, request, progress)?;
+            Ok(RestoreOutcome {
+                files: sum.files + done.files,
+                bytes: sum.bytes + done.bytes,
+                unchanged: sum.unchanged + done.unchanged,
+                ..done
+            })
+        };
         let paused = self.paused(job.id, &units, progress, work)?;
         let done = &paused.done;
         let mut result = json!({
