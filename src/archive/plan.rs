@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::BackupRequest;
+use crate::source::Stat;
 
 /// The directories that lead to the resource's paths.
 #[derive(Debug, Default)]
@@ -44,6 +45,8 @@ pub struct View {
     pub is_dir: bool,
     /// The device of the original.
     pub device: (u32, u32),
+    /// What the original was like, where this has other inode numbers and times.
+    pub original: Option<Stat>,
 }
 
 impl BackupRequest {

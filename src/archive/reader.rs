@@ -48,8 +48,9 @@ pub enum Task {
     Small(Vec<FileItem>),
     /// One file that will be cut.
     Large(Box<FileItem>),
-    /// One block device, perhaps through a link, or disk image.
-    Volume(Box<FileItem>, bool),
+    /// One block device, perhaps through a link, or disk image, which may be a clone of one that was
+    /// like that.
+    Volume(Box<FileItem>, bool, Option<Stat>),
 }
 
 /// A piece of a large file for whichever worker is free.
@@ -159,7 +160,7 @@ impl Worker<'_> {
             match task {
                 Ok(Task::Small(items)) => items.into_iter().try_for_each(|item| self.small(item))?,
                 Ok(Task::Large(item)) => self.large(*item)?,
-                Ok(Task::Volume(item, link)) => self.volume(*item, link)?,
+                Ok(Task::Volume(item, link, original)) => self.volume(*item, link, original)?,
                 Err(_) => break,
             }
         }

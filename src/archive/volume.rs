@@ -26,13 +26,13 @@ fn block_size(size: u64) -> u64 {
 
 impl Worker<'_> {
     /// Reads a volume; its blocks are stored by whoever is free.
-    pub(super) fn volume(&mut self, item: FileItem, link: bool) -> Result<()> {
+    pub(super) fn volume(&mut self, item: FileItem, link: bool, original: Option<Stat>) -> Result<()> {
         self.context.progress.set_current(&String::from_utf8_lossy(&item.directory.child_path(&item.name)));
         let (file, stat, size) = match volume::open(&item.dir, &item.name, link) {
             Ok(opened) => opened,
             Err(e) => return self.trouble(item, e.into()),
         };
-        let before = key_of(&stat).filter(|_| stat.kind == Type::File);
+        let before = key_of(&original.unwrap_or(stat)).filter(|_| stat.kind == Type::File);
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
         let large =
             Arc::new(LargeFile { item, parts: Mutex::default(), pending: AtomicUsize::new(1), end: Mutex::default() });

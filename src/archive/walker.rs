@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::cache::{CacheReader, CacheWriter, Key};
-use super::plan::Plan;
+use super::plan::{Plan, View};
 use super::reader::{Chunk, FileItem, Task, WHOLE_MAX, Worker, key_of, unread};
 use super::tree::{Context, Directory};
 use super::{BackupOutcome, BackupRequest};
@@ -208,6 +208,7 @@ impl<'a> Walker<'a> {
         for (name, plan) in &plan.below {
             let stat = match self.request.view(&path, name) {
                 Some(view) if plan.wanted && view.is_dir => Stat::of(&view.handle),
+                Some(View { original: Some(stat), .. }) if plan.wanted => Ok(*stat),
                 Some(view) if plan.wanted => Stat::at(&view.handle, name),
                 _ if plan.wanted => Stat::at(fd, name),
                 _ => self.follow(fd, name).map(|(_, stat)| stat),
@@ -435,7 +436,9 @@ impl<'a> Walker<'a> {
                 FileItem { directory: directory.clone(), slot, dir: fd.clone(), name: name.to_vec(), owner, link };
             if volume {
                 self.send_batch()?;
-                return self.send(Task::Volume(Box::new(item), stat.kind == Type::Symlink));
+                let view = self.request.view(&directory.path, name);
+                let original = view.and_then(|view| view.original);
+                return self.send(Task::Volume(Box::new(item), stat.kind == Type::Symlink, original));
             }
             return self.hand_out(item, stat.size);
         }

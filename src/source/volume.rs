@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, openat, seek};
 use rustix::io::Errno;
@@ -37,6 +38,19 @@ pub fn open(dir: impl AsFd, name: &[u8], link: bool) -> Result<(File, Stat, u64)
     let file = File::from(file);
     let size = if stat.kind == Type::File { stat.size } else { seek(&file, SeekFrom::End(0))? };
     Ok((file, stat, size))
+}
+
+/// Where a block device is mounted so that it can be written to, if it is.
+pub fn mounted(path: &Path) -> Option<PathBuf> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let device = std::fs::metadata(path).ok().filter(|m| m.file_type().is_block_device())?.rdev();
+    let device = (nix::libc::major(device), nix::libc::minor(device));
+    let writable = |point: &Path| {
+        let vfs = rustix::fs::statvfs(point);
+        vfs.is_ok_and(|vfs| !vfs.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    };
+    let mounts = super::mounts::all().ok()?.into_iter();
+    mounts.filter(|m| m.device == device).map(|m| m.point).find(|point| writable(point))
 }
 
 /// The shortest stretch of zeros that is left out of a volume of that length; so there are never

@@ -27,6 +27,7 @@ mod scale;
 mod schedules;
 mod secrets;
 mod snapshot_schedules;
+mod snapshot_writers;
 mod snapshots;
 mod sources;
 #[cfg(feature = "s3")]

@@ -42,7 +42,7 @@ fn a_schedule_takes_snapshots_and_lets_the_old_ones_go() {
         let made = daemon.ok(&format!("CreateSnapshot ssa{{sv}} sub hand-{n} 0"));
         assert_eq!(daemon.wait(number(&made["job"]))["state"], "completed");
     }
-    let settings = "cron s '0 * * * *' what s snapshot max_backups u 2";
+    let settings = "cron s @hourly what s snapshot max_backups u 2";
     daemon.ok(&format!("SetSchedule sa{{sv}} every.hour 3 {settings}"));
     let shown = daemon.ok("GetSchedule s every.hour");
     assert_eq!((&shown["what"], &shown["max_backups"]), (&"snapshot".into(), &2.into()), "{shown}");

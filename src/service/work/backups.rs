@@ -50,8 +50,8 @@ fn say(row: &mut Backup, words: Option<String>) {
 }
 
 fn view(view: snapshot::View) -> archive::View {
-    let snapshot::View { path, handle, is_dir, device } = view;
-    archive::View { path, handle: Arc::new(handle), is_dir, device }
+    let snapshot::View { path, handle, is_dir, device, original } = view;
+    archive::View { path, handle: Arc::new(handle), is_dir, device, original }
 }
 
 impl Service {

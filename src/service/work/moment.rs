@@ -12,6 +12,7 @@ use crate::model::{Progress, Result};
 use crate::service::Service;
 use crate::service::units::{Action, Held, Pause};
 use crate::snapshot::{Transient, View};
+use crate::source::volume;
 
 /// A backup's moment. What it is read from and who is held back for it go with it.
 pub(super) struct Moment<'a> {
@@ -30,10 +31,11 @@ impl Service {
         resource: &'a Resource,
         progress: &Arc<Progress>,
     ) -> Result<Moment<'a>> {
+        let images = resource.kind == "volume";
         let mut transient = match resource.snapshot.as_str() {
             "off" => None,
-            "required" => Some(Transient::prepare(row.uuid, &resource.paths)?),
-            _ => Transient::prepare(row.uuid, &resource.paths)
+            "required" => Some(Transient::prepare(row.uuid, &resource.paths, images)?),
+            _ => Transient::prepare(row.uuid, &resource.paths, images)
                 .inspect_err(|e| tracing::warn!("backup {} reads what is there now, and no snapshot: {e}", row.id))
                 .ok(),
         };
@@ -47,6 +49,13 @@ impl Service {
         let whole = transient.as_ref().is_some_and(|t| t.without.is_empty());
         let some = transient.as_ref().is_some_and(Transient::is_useful);
         let mut words = Vec::new();
+        for (path, mount) in resource.paths.iter().filter(|_| images).filter_map(|p| Some((p, volume::mounted(p)?))) {
+            words.push(format!(
+                "{} is mounted at {} and was read as it stood, so it may be of no one moment",
+                path.display(),
+                mount.display()
+            ));
+        }
         let action = match Action::parse(&resource.unit_action) {
             Action::Freeze if !whole && !resource.units.is_empty() => {
                 words.push(format!(
@@ -58,6 +67,15 @@ impl Service {
                 Action::None
             }
             action => action,
+        };
+        // A backup that is of no one moment is better than none.
+        let action = match self.units_to_hold(&resource.units, action) {
+            Ok(_) => action,
+            Err(e) => {
+                tracing::warn!("backup {} holds back no units: {e}", row.id);
+                words.push(format!("no units were held back: {e}"));
+                Action::None
+            }
         };
         let held = self.hold(row.job, &resource.units, action, Some(resource), progress)?;
         if let Some(transient) = transient.as_mut().filter(|_| some) {

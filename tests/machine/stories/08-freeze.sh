@@ -111,6 +111,50 @@ in_machine journalctl --no-pager -u strongroomd | grep "units that were frozen f
 writes
 [[ $(in_machine ls -A /srv/tree/.strongroom | grep -cv -e README -e store.json) == 2 ]] || fail "something is left of it"
 
+# At whatever moment it is killed, in whatever it does: the unit runs, the data is whole, nothing is left.
+# STRONGROOM_KILLS=50 kills that often.
+RANDOM=7006
+base=$(call ListSnapshots 'a{sv}' 3 resource s tree sort as 1 id status s completed | jq '.data[1][0].id.data')
+call DeleteSnapshot 'ta{sv}' "$(call ListSnapshots 'a{sv}' 2 resource s tree status s failed | jq '.data[1][0].id.data')" 0
+in_machine sh -c 'cd /srv/tree/data && for d in $(seq 40); do echo old > $d/1; done'
+job_completed "$(call CreateSnapshot 'ssa{sv}' tree kept 0 | job_of)"
+kept=$(call ListSnapshots 'a{sv}' 2 resource s tree status s completed | jq '.data[1][0].id.data')
+stores() { in_machine ls -A /srv/tree/.strongroom | grep -cv -e README -e store.json; }
+whole() { [[ $(in_machine sh -c 'cd /srv/tree/data && for d in $(seq 40); do cat $d/1; done | sort | uniq -c') =~ ^\ *40\ (old|new)$ ]]; }
+here=$(stores)
+for ((kill = 0; kill < ${STRONGROOM_KILLS:-3}; kill++)); do
+    pause=$((RANDOM % 900))
+    case $((kill % 3)) in
+        0) what="taken"; job=$(call CreateSnapshot 'ssa{sv}' tree "k$kill" 0 | job_of) ;;
+        1)
+            what="restored"
+            in_machine sh -c 'cd /srv/tree/data && for d in $(seq 40); do echo new > $d/1; done'
+            job=$(call RestoreSnapshot 'ta{sv}' "$kept" 1 confirm b true | job_of)
+            ;;
+        2)
+            what="deleted"
+            job_completed "$(call CreateSnapshot 'ssa{sv}' tree "k$kill" 0 | job_of)"
+            job=$(call DeleteSnapshot 'ta{sv}' "$(call ListSnapshots 'a{sv}' 1 resource s tree | jq '.data[1][0].id.data')" 0 | job_of)
+            ;;
+    esac
+    sleep "0.$(printf %03d $pause)"
+    in_machine systemctl kill --signal KILL --kill-whom main strongroomd
+    sleep 0.2
+    eventually 60 in_machine systemctl is-active strongroomd
+    eventually 30 job_ended "$job"
+    eventually 20 frozen running
+    eventually 20 in_machine systemctl is-active writer
+    echo "killed after $pause ms while one was $what: job $job $(call GetJob t "$job" | field state)"
+    whole || fail "neither old nor new: $(in_machine sh -c 'cat /srv/tree/data/*/1 | sort | uniq -c')"
+    if in_machine sh -c 'ls -d /srv/tree/.strongroom-* /var/lib/strongroom/swap-*' 2> /dev/null; then fail "something is left"; fi
+    for id in $(call ListSnapshots 'a{sv}' 1 resource s tree | jq ".data[1][].id.data | select(. != $kept and . != $base)"); do
+        [[ $(call GetSnapshot t "$id" | field name) == k* ]] || continue
+        job_completed "$(call DeleteSnapshot 'ta{sv}' "$id" 0 | job_of)"
+    done
+    [[ $(stores) == "$here" ]] || fail "$(stores) snapshots rest there, and $here should"
+done
+writes
+
 # A cancelled one thaws too.
 answer=$(call CreateSnapshot 'ssa{sv}' tree four 0)
 job=$(job_of <<< "$answer")
