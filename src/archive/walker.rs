@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::cache::{CacheReader, CacheWriter, Key};
-use super::plan::{Plan, View};
+use super::plan::{Plan, View, relative};
 use super::reader::{Chunk, FileItem, Task, WHOLE_MAX, Worker, key_of, unread};
 use super::tree::{Context, Directory};
 use super::{BackupOutcome, BackupRequest};
@@ -419,7 +419,7 @@ impl<'a> Walker<'a> {
         block: &mut super::cache::Block,
     ) -> Result<()> {
         let link = self.link(directory, name, &stat);
-        let volume = self.is_volume(directory, name, &stat);
+        let volume = self.request.is_volume(|| directory.child_path(name), stat.kind);
         // When a device was written to last is written nowhere.
         let known = if volume && stat.kind != Type::File { None } else { block.take(name, &stat) };
         if let Some(mut entry) = known.filter(|entry| self.is_stored(entry)) {
@@ -452,21 +452,6 @@ impl<'a> Walker<'a> {
             }
         };
         directory.file(self.context, slot, entry)
-    }
-
-    /// Whether an entry is a path that is stored as one file whatever it is. Links are followed where
-    /// the system itself makes them.
-    fn is_volume(&self, directory: &Arc<Directory>, name: &[u8], stat: &Stat) -> bool {
-        if !self.request.volumes {
-            return false;
-        }
-        let path = directory.child_path(name);
-        self.request.paths.iter().any(|p| p.as_os_str().as_bytes() == path)
-            && match stat.kind {
-                Type::File | Type::BlockDevice => true,
-                Type::Symlink => path.starts_with(b"/dev/"),
-                _ => false,
-            }
     }
 
     /// Whether the vault holds all that an entry refers to.
@@ -598,14 +583,4 @@ fn names(fd: &Arc<OwnedFd>) -> Result<Vec<Vec<u8>>, Errno> {
     names.sort_unstable();
     names.dedup();
     Ok(names)
-}
-
-/// The way from the directory `from` to `to`, both absolute.
-fn relative(from: &[u8], to: &[u8]) -> (u32, Vec<u8>) {
-    let parts = |path: &[u8]| -> Vec<Vec<u8>> {
-        path.split(|b| *b == b'/').filter(|p| !p.is_empty()).map(<[u8]>::to_vec).collect()
-    };
-    let (from, to) = (parts(from), parts(to));
-    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    (u32::try_from(from.len() - common).unwrap_or(u32::MAX), to[common..].join(&b'/'))
 }

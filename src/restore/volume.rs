@@ -107,6 +107,12 @@ fn open(onto: &Onto, size: u64, own: &[PathBuf]) -> Result<Target> {
     if !is_device && stat.kind != Type::File {
         return Err(Error::invalid(format!("{shown} is neither a block device nor a disk image")));
     }
+    if !is_device && stat.nlink > 1 {
+        return Err(Error::invalid_state(format!(
+            "{shown} has {} names, and whoever uses the others would find it changed; restore into a directory",
+            stat.nlink
+        )));
+    }
     if !is_device && let Some(device) = attached(&stat) {
         return Err(Error::invalid_state(format!("{shown} is in use as {device}; detach it first")));
     }

@@ -52,8 +52,8 @@ fn write(path: &Path, count: u64, dice: &mut Dice) {
     let mut piece = vec![0; MIB as usize];
     for _ in 0..count {
         std::io::Read::read_exact(&mut random, &mut piece).unwrap();
-        let at = (dice.roll() * (megabytes() - 1) as f64) as u64;
-        file.write_all_at(&piece, at * MIB).unwrap();
+        let page = (dice.roll() * ((megabytes() - 1) * MIB / 4096) as f64) as u64;
+        file.write_all_at(&piece, page * 4096).unwrap();
     }
     file.sync_all().unwrap();
 }
@@ -176,13 +176,12 @@ fn one_partition_is_restored_onto_another() {
     }
     let refused = restore(&small.shown()).unwrap_err();
     assert_eq!(refused.name, "org.strongroom1.Error.NoSpace", "{refused:?}");
-    for (wrong, name) in [("/dev/null", INVALID), ("/dev/nosuch", ""), (&daemon.store().display().to_string(), INVALID)]
-    {
-        let refused = restore(wrong);
-        assert!(refused.is_err(), "{wrong}: {refused:?}");
-        if !name.is_empty() {
-            assert_eq!(refused.unwrap_err().name, name, "{wrong}");
-        }
+    sh(daemon.dir(), "truncate -s 48M linked.img; ln linked.img second-name; ln -s small.img symlink.img");
+    let refused = restore(&daemon.path("linked.img").display().to_string()).unwrap_err();
+    assert!(refused.message.contains("has 2 names"), "{refused:?}");
+    assert!(restore(&daemon.path("symlink.img").display().to_string()).is_err(), "no link is followed");
+    for wrong in ["/dev/null", "/dev/nosuch", &daemon.store().display().to_string()] {
+        assert_eq!(restore(wrong).unwrap_err().name, INVALID, "{wrong}");
     }
     // In place: onto the device itself.
     sh(
