@@ -22,7 +22,7 @@ use super::mount::short;
 use super::types::{BackupView, VaultAccess};
 
 /// A process of another version is asked to stop, and replaced.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The longest line: a million backups fit.
 const LONGEST: u64 = 1 << 30;
@@ -33,6 +33,7 @@ const LONGEST: u64 = 1 << 30;
 pub struct VaultLine {
     uuid: Uuid,
     place: Place,
+    others: Vec<Place>,
     master: Option<String>,
     cache_dir: PathBuf,
 }
@@ -48,6 +49,7 @@ impl From<&VaultAccess> for VaultLine {
         Self {
             uuid: access.uuid,
             place: access.place.clone(),
+            others: access.others.clone(),
             master: access.master.as_ref().map(|key| hex(&key.0)),
             cache_dir: access.cache_dir.clone(),
         }
@@ -66,6 +68,7 @@ impl VaultLine {
         Ok(VaultAccess {
             uuid: self.uuid,
             place: self.place.clone(),
+            others: self.others.clone(),
             master: self.master.as_ref().map(key).transpose()?,
             cache_dir: self.cache_dir.clone(),
         })

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::model::{Error, ErrorKind, Id, Result};
 use crate::store::Patience;
-use crate::vault::Vault;
 use crate::vault::tree::{Content, Node, Part};
+use crate::vault::{self, Vault};
 
 use super::types::VaultAccess;
 
@@ -69,9 +69,14 @@ impl VaultSource {
         }
         let access = &self.access;
         let opened = access.place.open(Patience::READ);
-        let opened = opened.and_then(|store| Vault::open(store, access.master.clone(), &access.cache_dir, MEMORY));
+        let others = access.others.clone();
+        let opened =
+            opened.and_then(|store| Vault::open_with(store, others, access.master.clone(), &access.cache_dir, MEMORY));
         match opened {
             Ok(vault) if vault.uuid() == access.uuid => {
+                if access.place.is_elsewhere() {
+                    vault.keep_frames(vault::FRAMES_KEPT);
+                }
                 *self.vault.write().unwrap_or_else(PoisonError::into_inner) = Some(vault.clone());
                 *opening = None;
                 Ok(vault)

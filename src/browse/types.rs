@@ -32,6 +32,8 @@ pub struct VaultAccess {
     pub uuid: Uuid,
     /// Where it lies.
     pub place: Place,
+    /// Where else it lies.
+    pub others: Vec<Place>,
     /// Its key; `None` where it is unencrypted.
     pub master: Option<MasterKey>,
     /// Where its local index is kept.
@@ -44,6 +46,7 @@ impl VaultAccess {
         let key = |access: &Self| access.master.as_ref().map(|m| m.0);
         self.uuid == other.uuid
             && self.place == other.place
+            && self.others == other.others
             && self.cache_dir == other.cache_dir
             && key(self) == key(other)
     }

@@ -335,14 +335,14 @@ impl Manager {
         self.0.job(&by, Right::Delete, move |s| s.delete_checkpoint(id, options.read()?)).await
     }
 
-    /// Copies a backup to another vault. Not built yet: it says so.
+    /// Copies a backup to another vault, as a manual backup of its own there. Keys: `description` (s).
     #[zbus(out_args("job"))]
     async fn copy_backup(&self, id: u64, vault: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<Job> {
         self.0.job(&by, Right::Backup, move |s| s.copy_backup(id, &vault, options.read()?)).await
     }
 
-    /// Lists the versions of a file in a resource's backups. Keys: those of every list. Not built yet: it
-    /// says so.
+    /// Lists the versions of a file in a resource's backups: one row for each, with the first and the last
+    /// backup in a row that has it. Keys: `vault` (s), those of every list.
     #[zbus(out_args("count", "results"))]
     async fn list_versions(
         &self,
@@ -354,7 +354,8 @@ impl Manager {
         self.0.list(&by, Right::Read, move |s| s.list_versions(&resource, &path, options.read()?)).await
     }
 
-    /// Lists files in a resource's backups by a pattern. Keys: those of every list. Not built yet: it says so.
+    /// Lists the versions of files in a resource's backups by a pattern in gitignore syntax. Keys: `vault` (s),
+    /// those of every list.
     #[zbus(out_args("count", "results"))]
     async fn find_files(
         &self,
@@ -366,7 +367,7 @@ impl Manager {
         self.0.list(&by, Right::Read, move |s| s.find_files(&resource, &glob, options.read()?)).await
     }
 
-    /// Lists what differs between two backups. Keys: those of every list. Not built yet: it says so.
+    /// Lists what was added, removed, changed or moved from one backup to another. Keys: those of every list.
     #[zbus(out_args("count", "results"))]
     async fn diff_backups(
         &self,

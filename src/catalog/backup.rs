@@ -156,6 +156,15 @@ pub struct Backup {
     /// The checkpoint it belongs to.
     #[serde(default)]
     pub checkpoint: Option<u64>,
+    /// The mirrors that hold it, by destination.
+    #[serde(default)]
+    pub copies: Vec<u64>,
+    /// The mirrors that held it or would, and keep only newer ones.
+    #[serde(default)]
+    pub expired_on: Vec<u64>,
+    /// The backup that this one was copied from, out of another vault.
+    #[serde(default)]
+    pub copy_of: Option<u64>,
 }
 
 impl Row for Backup {
@@ -187,8 +196,9 @@ impl Row for Backup {
             keys.push((GOOD_BY_RESOURCE, self.resource));
             keys.push((GOOD_BY_VAULT, self.vault));
         }
-        // One that failed takes nobody's place.
-        let counts = matches!(self.status, State::Pending | State::Running | State::Completed);
+        // One that failed takes nobody's place, and neither does a copy of one that took its own.
+        let counts =
+            self.copy_of.is_none() && matches!(self.status, State::Pending | State::Running | State::Completed);
         if counts && !self.deleting && self.backup_type == "manual" {
             keys.push((MANUAL, self.resource));
         }

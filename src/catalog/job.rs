@@ -99,6 +99,9 @@ pub enum Task {
     Verify {
         /// Whether all data is read.
         read_data: bool,
+        /// Whether one copy is repaired from another.
+        #[serde(default)]
+        repair: bool,
     },
     /// Brings mirrors up to date.
     Sync,

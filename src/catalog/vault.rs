@@ -1,5 +1,6 @@
 //! Vaults, as the catalog knows them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -20,6 +21,9 @@ pub struct VaultRow {
     pub name: String,
     /// Its destinations: the first is the primary.
     pub destinations: Vec<u64>,
+    /// How far the others are, by destination.
+    #[serde(default)]
+    pub mirrors: BTreeMap<u64, MirrorRow>,
     /// `zstd:N`, `gzip:N` or `none`.
     pub compression: String,
     /// Whether it is encrypted.
@@ -63,6 +67,39 @@ pub struct VaultRow {
     /// Where it was declared.
     #[serde(default)]
     pub origin: Origin,
+}
+
+/// How far a mirror is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorRow {
+    /// Whether it was filled once: from then on it must be there.
+    pub joined: bool,
+    /// Whether the vault has changed since it was last brought up to date.
+    pub behind: bool,
+    /// When it was last up to date.
+    pub synced_at: Option<Timestamp>,
+    /// When that was last tried.
+    pub tried_at: Option<Timestamp>,
+    /// How often in a row that failed.
+    pub failures: u32,
+    /// Why it failed last.
+    pub error: Option<String>,
+    /// Bytes of all packs there.
+    pub used: Option<u64>,
+}
+
+impl MirrorRow {
+    /// One that is to be filled.
+    pub fn empty() -> Self {
+        Self { behind: true, ..Self::default() }
+    }
+}
+
+impl VaultRow {
+    /// Says that the mirrors miss something from now on.
+    pub fn set_behind(&mut self) {
+        self.mirrors.values_mut().for_each(|mirror| mirror.behind = true);
+    }
 }
 
 impl Row for VaultRow {

@@ -68,6 +68,13 @@ pub enum Verb {
         /// The backup
         id: u64,
     },
+    /// Copy a backup into another vault
+    Copy {
+        /// The backup
+        id: u64,
+        /// NAME or id of the other vault
+        vault: String,
+    },
     /// Restore a backup, or some of its paths, in place or to a directory
     Restore(Restore),
     /// Write a backup to standard output as a tar archive
@@ -76,6 +83,27 @@ pub enum Verb {
     Browse {
         /// The backup
         id: Option<u64>,
+    },
+    /// List what differs between two backups
+    Diff {
+        /// The earlier backup
+        first: u64,
+        /// The later one
+        second: u64,
+    },
+    /// List every version of a file in the backups of a resource
+    Versions {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+        /// Its absolute path
+        path: String,
+    },
+    /// List files in the backups of a resource by a pattern, such as *.conf
+    Find {
+        /// NAME, PROJECT/NAME or id
+        resource: String,
+        /// A pattern in gitignore syntax
+        glob: String,
     },
     /// Restore points of a whole vault
     #[command(subcommand)]
@@ -219,14 +247,25 @@ pub enum VaultVerb {
         /// NAME or id
         vault: String,
     },
-    /// Check that everything is there and whole
+    /// Change where a vault is kept
+    Set {
+        /// NAME or id
+        vault: String,
+        /// All its destinations: the first holds it, or is the mirror that is to hold it from now on
+        #[arg(long = "destination", value_name = "DESTINATION", num_args = 1.., required = true)]
+        destinations: Vec<String>,
+        /// Even if the first of them lacks backups, since the one that has them is lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check that everything is there and whole, in every copy
     Verify {
         /// NAME or id
         vault: String,
         /// Read every byte, not only that it is there
         #[arg(long)]
         read_data: bool,
-        /// Mend what can be mended
+        /// Read everything, and mend each copy from the others
         #[arg(long)]
         repair: bool,
     },

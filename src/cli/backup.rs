@@ -5,7 +5,7 @@ use super::output::{self, bytes, name, number, size, text, time};
 use super::session::{Options, Session};
 use super::wait::Outcome;
 use crate::bus::client::job_id;
-use crate::model::{Map, Result};
+use crate::model::{Map, Result, Value};
 
 /// Done, but some files could not be read.
 pub const PARTLY: u8 = 3;
@@ -110,6 +110,23 @@ pub async fn show(session: &Session, id: u64) -> Result<u8> {
         unreadable(session, &backup).await?;
     }
     Ok(0)
+}
+
+/// Copies a backup into another vault.
+pub async fn copy(session: &Session, id: u64, vault: &str) -> Result<u8> {
+    let arguments = (id, vault, Options::default().wire()?);
+    match session.work(session.client.job("CopyBackup", &arguments)).await? {
+        Outcome::Left(job) => Ok(session.left(job)),
+        Outcome::Completed(job) if session.json => Ok(session.show(&job)),
+        Outcome::Completed(job) => {
+            let copy = match job.get("result") {
+                Some(Value::Map(result)) => number(result, "backup").unwrap_or_default(),
+                _ => 0,
+            };
+            output::line(format!("backup {copy} in vault {vault} is a copy of {id}"));
+            Ok(0)
+        }
+    }
 }
 
 /// Deletes a backup.

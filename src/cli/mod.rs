@@ -6,6 +6,7 @@ mod checkpoint;
 mod compare;
 mod demo;
 mod destination;
+mod history;
 mod job;
 mod output;
 mod paths;
@@ -113,9 +114,13 @@ async fn verb(session: Session, verb: Verb) -> Result<u8> {
         Verb::List(which) => backup::list(session, &which).await,
         Verb::Show { id } => backup::show(session, id).await,
         Verb::Delete { id } => backup::delete(session, id).await,
+        Verb::Copy { id, vault } => backup::copy(session, id, &vault).await,
         Verb::Restore(what) => restore::restore(session, &what).await,
         Verb::Export(what) => restore::export(session, &what).await,
         Verb::Browse { id } => restore::browse(session, id).await,
+        Verb::Diff { first, second } => history::diff(session, first, second).await,
+        Verb::Versions { resource, path } => history::versions(session, &resource, &path).await,
+        Verb::Find { resource, glob } => history::find(session, &resource, &glob).await,
         Verb::Checkpoint(verb) => checkpoint::run(session, verb).await,
         Verb::Task(verb) => task::run(session, verb).await,
         Verb::Snapshot(verb) => snapshot::run(session, verb).await,

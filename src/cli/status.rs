@@ -44,6 +44,7 @@ pub async fn run(session: &Session) -> Result<u8> {
     }
     problems.extend(destinations.iter().filter_map(destination_problem));
     problems.extend(vaults.iter().flat_map(vault_limits));
+    problems.extend(vaults.iter().flat_map(mirror_problems));
     problems.extend(failures(&resources, &backups));
     problems.extend(schedules.iter().filter_map(schedule_problem));
     problems.extend(never.iter().map(|r| format!("resource {} was never backed up", text(r, "name"))));
@@ -140,6 +141,14 @@ async fn vault_problem(session: &Session, vault: &Map) -> Result<Option<String>>
     Ok((!kept).then(|| {
         format!("vault {name} has no recovery key: without this machine its backups cannot be read; strongroom vault key add {name}")
     }))
+}
+
+/// Mirrors that could not be brought up to date.
+fn mirror_problems(vault: &Map) -> Vec<String> {
+    let name = text(vault, "name");
+    let Some(Value::Maps(copies)) = vault.get("copies") else { return Vec::new() };
+    let failed = copies.iter().filter(|copy| text(copy, "state") == "failed");
+    failed.map(|c| format!("the mirror of vault {name} on {} failed: {}", text(c, "name"), text(c, "error"))).collect()
 }
 
 /// A vault that is full, or was not read within its days.

@@ -32,6 +32,11 @@ pub async fn run(session: &Session, verb: VaultVerb) -> Result<u8> {
                 ]
             }))
         }
+        VaultVerb::Set { vault, destinations, force } => {
+            let mut options = Options::default();
+            options.set("destinations", Some(destinations)).flag("force", force);
+            session.done("changed", "UpdateVault", &(&vault, options.wire()?)).await
+        }
         VaultVerb::Show { vault } => Ok(session.show(&session.client.object("GetVault", &vault).await?)),
         VaultVerb::Verify { vault, read_data, repair } => {
             let mut options = Options::default();

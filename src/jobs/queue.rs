@@ -11,9 +11,14 @@ pub enum Lane {
     Maintenance,
     /// Archives on their way out.
     Export,
+    /// Copies of vaults and of backups. Elsewhere may be slow: nothing else waits for them.
+    Copies,
     /// Snapshots: taken, restored and deleted. They are quick, and wait for nothing that is not.
     Snapshots,
 }
+
+/// How many jobs of [`Lane::Copies`] run at once.
+const COPIES: usize = 4;
 
 /// How many jobs of [`Lane::Snapshots`] run at once.
 const SNAPSHOTS: usize = 2;
@@ -43,6 +48,7 @@ impl Limits {
             Lane::Work => self.work,
             Lane::Maintenance => self.maintenance,
             Lane::Export => self.export,
+            Lane::Copies => COPIES,
             Lane::Snapshots => SNAPSHOTS,
         }
     }
@@ -55,6 +61,8 @@ pub enum Key {
     Resource(u64),
     /// A vault.
     Vault(u64),
+    /// The mirrors of a vault.
+    Mirrors(u64),
     /// The snapshots of a resource.
     Snapshots(u64),
 }

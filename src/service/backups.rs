@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, Service, resources, retention, select, snapshots, vaults};
+use super::{Event, Service, mirrors, resources, retention, select, snapshots, vaults};
 use crate::archive;
 use crate::catalog::{
     Backup, Destination, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup as index,
@@ -108,8 +108,17 @@ pub(super) fn vault_of(t: &impl Tables, resource: &Resource) -> Result<VaultRow>
 }
 
 /// What a backup job needs.
-pub(super) fn ticket(backup: &Backup) -> Ticket {
-    Ticket { lane: Lane::Work, exclusive: vec![Key::Resource(backup.resource)], shared: vec![Key::Vault(backup.vault)] }
+pub(super) fn ticket(t: &impl Tables, backup: &Backup) -> Result<Ticket> {
+    if let Some(of) = backup.copy_of {
+        let from = t.get::<Backup>(of)?.map(|of| Key::Vault(of.vault));
+        let shared = from.into_iter().chain([Key::Vault(backup.vault)]).collect();
+        return Ok(Ticket { shared, ..Ticket::free(Lane::Copies) });
+    }
+    Ok(Ticket {
+        lane: Lane::Work,
+        exclusive: vec![Key::Resource(backup.resource)],
+        shared: vec![Key::Vault(backup.vault)],
+    })
 }
 
 /// What a delete job needs.
@@ -165,6 +174,9 @@ pub(super) fn blank(
         schedule: None,
         since_full: 0,
         checkpoint: None,
+        copies: Vec::new(),
+        expired_on: Vec::new(),
+        copy_of: None,
     }
 }
 
@@ -244,7 +256,7 @@ impl Service {
             resource: Some(row.resource),
             backup: Some(id),
             vault: Some(row.vault),
-            ..Draft::new(Task::Backup { reread: !row.incremental }, ticket(&row))
+            ..Draft::new(Task::Backup { reread: !row.incremental }, ticket(w, &row)?)
         };
         Ok((draft, id))
     }
@@ -398,7 +410,7 @@ impl Service {
                 resource: Some(row.resource),
                 backup: Some(id),
                 vault: Some(row.vault),
-                ..Draft::new(Task::Verify { read_data }, ticket)
+                ..Draft::new(Task::Verify { read_data, repair: false }, ticket)
             })
         })
     }
@@ -414,7 +426,7 @@ impl Service {
             Ok((row, vault))
         })?;
         let Some(list) = row.error_list else { return Ok((0, Vec::new())) };
-        let open = self.open_vault(&vault)?;
+        let open = self.open_vault_to_read(&vault)?;
         let errors = archive::read_errors(&open.vault, &list)?;
         let maps = errors.iter().zip(1_u64..).map(|(e, n)| {
             let mut f = Fields::default();
@@ -438,19 +450,19 @@ impl Service {
         if let Some(id) = row.schedule {
             f.opt("schedule", t.get::<Schedule>(id)?.map(|s| s.name));
         }
-        f.opt("checkpoint", row.checkpoint);
+        f.opt("checkpoint", row.checkpoint).opt("copy_of", row.copy_of);
         f.set("type", row.r#type.as_str()).set("backup_type", row.backup_type.as_str());
         f.set("incremental", row.incremental).set("partial", row.partial).set("protected", row.protected);
         f.set("status", row.status.name()).opt("size", row.size).opt("stored_size", row.stored);
         f.opt("size_mb", row.size.map(|s| s.div_ceil(MIB))).set("description", row.description.as_str());
         f.opt("checksum", row.root.map(|id| format!("sha256:{}", id.hex()))).set("encrypted", row.encrypted);
         let mut destinations = Vec::new();
-        for id in vault.iter().flat_map(|v| &v.destinations) {
+        for (vault, id) in vault.iter().flat_map(|v| v.destinations.iter().map(move |id| (v, id))) {
             if let Some(place) = t.get::<Destination>(*id)? {
+                let (status, error) = mirrors::status(vault, row, *id);
                 let mut d = Fields::default();
-                d.set("name", place.name.as_str()).set("type", place.type_name()).set("status", row.status.name());
-                d.opt("error", row.error.as_deref());
-                destinations.push(d.done());
+                d.set("name", place.name.as_str()).set("type", place.type_name()).set("status", status);
+                destinations.push(d.opt("error", error).done());
             }
         }
         f.set("destinations", destinations);

@@ -118,6 +118,7 @@ impl Service {
         ("expired backups", Self::tick_retention),
         ("expired snapshots", Self::tick_snapshots),
         ("vaults", Self::tick_housekeeping),
+        ("mirrors", Self::tick_mirrors),
         ("overdue schedules", Self::tick_overdue),
         ("tasks", Self::tick_tasks),
         ("checkpoints", Self::tick_checkpoints),

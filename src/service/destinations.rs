@@ -7,7 +7,7 @@ use super::fields::{self, Fields};
 use super::page::Page;
 use super::places::{self, Wanted};
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, locked, select};
+use super::{Event, ObjectKind, Service, check, locked, mirrors, retention, select};
 use crate::catalog::destination::{Bucket, Credential, Place};
 use crate::catalog::{Destination, Origin, Tables, Task, VaultRow, Writer};
 use crate::jobs::{Lane, Ticket};
@@ -117,7 +117,8 @@ impl Service {
                 holds(&self.store_place(&wanted.place)?, &vault)?;
             }
         }
-        let id = self.catalog.write(|w| {
+        let (id, vault) = self.catalog.write(|w| {
+            let mut limited = None;
             let mut row: Destination = w.need(was.id)?;
             let vault = vault_on(w, row.id)?;
             if moved {
@@ -131,14 +132,26 @@ impl Service {
             }
             if let Some(max) = max_backups {
                 row.max_backups = (max > 0).then_some(max);
+                if let Some(vault) = &vault
+                    && !vault.mirrors.contains_key(&row.id)
+                {
+                    mirrors::refuse_limit(&row, !vault.mirrors.is_empty())?;
+                    limited = Some(vault.id);
+                }
             }
             w.put(&row)?;
+            if let Some(vault) = limited {
+                retention::replan_vault(w, vault, self.now())?;
+            }
             // An open vault that stays where it is stays open: a backup may be writing into it.
-            if let Some(vault) = vault.filter(|_| moved) {
+            if let Some(vault) = vault.as_ref().filter(|_| moved) {
                 self.vaults.forget(vault.id);
             }
-            Ok(row.id)
+            Ok((row.id, vault.map(|vault| vault.id)))
         })?;
+        if let Some(vault) = vault {
+            self.mirrors_behind(vault);
+        }
         if moved {
             self.sweep_credentials();
             self.show_all();
@@ -234,7 +247,15 @@ impl Service {
             Place::S3(bucket) => {
                 bucket_fields(bucket, &mut f);
                 // Nobody waits for another machine here: it is what was met last.
-                match vault.map(|v| self.vaults.state(v.id)) {
+                let mirror = vault.and_then(|v| v.mirrors.get(&row.id));
+                let met = match mirror {
+                    None => vault.map(|v| self.vaults.state(v.id)),
+                    Some(mirror) => Some(match &mirror.error {
+                        Some(e) => Some(Err(Error::destination_failed(e.clone()))),
+                        None => mirror.synced_at.map(|_| Ok(())),
+                    }),
+                };
+                match met {
                     Some(Some(Ok(()))) => ("available", None),
                     Some(Some(Err(e))) => ("unavailable", Some(e.message)),
                     _ => ("unknown", None),
@@ -243,7 +264,10 @@ impl Service {
         };
         f.set("state", state).opt("error", trouble);
         let used = match vault {
-            Some(vault) => self.vaults.opened(vault.id).map(|open| open.vault.stored_size()),
+            Some(vault) => match vault.mirrors.get(&row.id) {
+                Some(mirror) => mirror.used,
+                None => self.vaults.opened(vault.id).map(|open| open.vault.stored_size()),
+            },
             None => Some(0),
         };
         f.opt("used", used).done()

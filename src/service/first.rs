@@ -35,7 +35,7 @@ impl Service {
         if made {
             let context = |e: Error| e.context(format!("cannot make the first vault in {}", directory.display()));
             LocalStore::create_dir(directory).map_err(context)?;
-            let id = self.make_vault("main", "local", true, |_, _| Ok(())).map_err(context)?;
+            let id = self.make_vault("main", &["local".to_owned()], true, |_, _| Ok(())).map_err(context)?;
             tracing::info!("made vault main ({id}) in {}; keep a recovery key of it elsewhere", directory.display());
         }
         self.catalog.write(meta::set_first_start_done)

@@ -66,7 +66,7 @@ impl Service {
                 prune = coming;
             }
             if verify.is_some_and(|due| due <= now) {
-                self.keep_house(&row, Task::Verify { read_data: true }, |v| v.verify_tried = Some(now))?;
+                self.keep_house(&row, Task::Verify { read_data: true, repair: false }, |v| v.verify_tried = Some(now))?;
             }
             next = [next, prune, verify.filter(|due| *due > now)].into_iter().flatten().min();
         }

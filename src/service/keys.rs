@@ -39,6 +39,7 @@ impl Service {
             }
             let open = self.open_vault(&self.vault_row(selector)?)?;
             let (slot, printed) = open.vault.add_recovery_key()?;
+            self.mirrors_behind(open.id);
             return Ok(slot_map(&slot).set("recovery_key", printed).done());
         }
         let path = path.ok_or_else(|| Error::invalid("path is missing; give the absolute path of the file to make"))?;
@@ -51,7 +52,10 @@ impl Service {
         // The file first: a slot whose secret is lost would only look like a key.
         write_key_file(&path, &secret)?;
         match open.vault.add_key_file(&secret) {
-            Ok(slot) => Ok(slot_map(&slot).set("path", fields::lossy(&path)).done()),
+            Ok(slot) => {
+                self.mirrors_behind(open.id);
+                Ok(slot_map(&slot).set("path", fields::lossy(&path)).done())
+            }
             Err(e) => {
                 let _ = std::fs::remove_file(&path);
                 Err(e)
@@ -87,6 +91,8 @@ impl Service {
                 row.name
             )));
         }
-        open.vault.remove_key_slot(&id)
+        open.vault.remove_key_slot(&id)?;
+        self.mirrors_behind(open.id);
+        Ok(())
     }
 }

@@ -8,8 +8,10 @@
 //! |---|---|
 //! | `projects` … `backups`, `schedules`, `checkpoints`, `snapshots`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
+//! | `history` | files through time: versions, patterns, differences |
 //! | `retention`, `snapretention` | which automatic backups and snapshots go, and when |
 //! | `snapruns` | schedules that take snapshots |
+//! | `mirrors`, `copies` | copies of vaults on other destinations, and of backups in other vaults |
 //! | `housekeeping` | vaults that prune and check themselves |
 //! | `units`, `commands` | units that are held back meanwhile, and commands that are run before and after |
 //! | `tell`, `metrics` | who is told what went wrong |
@@ -18,7 +20,6 @@
 //! | `open`, `show` | open vaults, and the mount |
 //! | `clock` | what time it is, and what is due |
 //! | `config`, `declared`, `declare`, `first` | the configuration files, what they declare, and the first start |
-//! | `later` | what is on the bus before it is built |
 //! | `scheduleform`, `taskform`, `common` | what a schedule and a task look like, and the configuration that tasks carry |
 //! | `selection` | which resources a checkpoint backs up |
 //! | `select`, `check`, `page`, `fields` | selectors, arguments, lists and maps |
@@ -30,6 +31,7 @@ mod clock;
 mod commands;
 mod common;
 mod config;
+mod copies;
 mod declare;
 mod declared;
 mod destinations;
@@ -37,12 +39,13 @@ mod event;
 mod exports;
 mod fields;
 mod first;
+mod history;
 mod housekeeping;
 mod jobs;
 mod journal;
 mod keys;
-mod later;
 mod metrics;
+mod mirrors;
 mod open;
 mod options;
 mod page;

@@ -30,10 +30,23 @@ pub(super) struct OpenVault {
     pub vault: Arc<Vault>,
     pub master: Option<MasterKey>,
     pub place: Place,
+    /// Where else it is.
+    others: Mutex<Vec<Place>>,
     key_file: Option<PathBuf>,
 }
 
 impl OpenVault {
+    /// Where else it is.
+    pub fn others(&self) -> Vec<Place> {
+        locked(&self.others).clone()
+    }
+
+    /// It is elsewhere from now on.
+    pub fn set_others(&self, others: Vec<Place>) {
+        self.vault.set_others(others.clone());
+        *locked(&self.others) = others;
+    }
+
     /// The slot that this machine's key file opens.
     pub fn own_slot(&self) -> Result<Option<Id>> {
         let Some(path) = &self.key_file else { return Ok(None) };
@@ -101,6 +114,8 @@ impl ObjectStore for OneSlot<'_> {
 struct Slot {
     /// Never held while anything is read or written.
     open: Mutex<Option<Arc<OpenVault>>>,
+    /// A mirror of it, for reading, while it is away.
+    copy: Mutex<Option<Arc<OpenVault>>>,
     /// Held while the vault is opened.
     opening: Mutex<()>,
 }
@@ -124,6 +139,11 @@ impl OpenVaults {
     /// A vault that is open already; never waits for one that is being opened.
     pub fn opened(&self, id: u64) -> Option<Arc<OpenVault>> {
         locked(&self.slot(id).open).clone()
+    }
+
+    /// A vault that is open already, or a mirror of it, for reading.
+    pub fn opened_to_read(&self, id: u64) -> Option<Arc<OpenVault>> {
+        self.opened(id).or_else(|| locked(&self.slot(id).copy).clone())
     }
 
     /// Forgets a vault: the next use opens it again.
@@ -194,6 +214,26 @@ pub(super) fn is_elsewhere(t: &impl Tables, row: &VaultRow) -> Result<bool> {
     Ok(t.get::<Destination>(primary)?.is_some_and(|d| d.place.is_cloud()))
 }
 
+/// Fails as `DestinationFailed` unless the vault is there. Whether it is there at all is found
+/// sooner than what became of a line that broke.
+fn check_uuid(row: &VaultRow, place: &Place) -> Result<()> {
+    let config = vault::read_config(&*place.open(Patience::ASK)?).map_err(|e| match e.kind {
+        ErrorKind::NotFound => Error::destination_failed(format!(
+            "{} holds no vault any more; mount or restore what was there",
+            place.title()
+        )),
+        _ => e,
+    })?;
+    if config.uuid == row.uuid {
+        return Ok(());
+    }
+    Err(Error::destination_failed(format!(
+        "{} holds another vault ({}); mount the right one",
+        place.title(),
+        config.uuid
+    )))
+}
+
 impl Service {
     /// The vault, opened if it is not yet.
     pub(super) fn open_vault(&self, row: &VaultRow) -> Result<Arc<OpenVault>> {
@@ -212,13 +252,14 @@ impl Service {
         let opened = self.store_place(&place.place).and_then(|there| self.open_at(row, there));
         let opened = Arc::new(opened.map_err(|e| {
             let e = e.context(name());
-            if place.place.is_cloud() {
+            if place.place.is_cloud() || !row.mirrors.is_empty() {
                 self.vaults.note_failure(row.id, &e);
             }
             e
         })?);
         locked(&self.vaults.failed).remove(&row.id);
         *locked(&slot.open) = Some(Arc::clone(&opened));
+        *locked(&slot.copy) = None;
         drop(opening);
         if let Err(e) = self.ask_for_unsure(row.id, &opened.vault) {
             tracing::warn!("{}: {e}", name());
@@ -229,11 +270,61 @@ impl Service {
     /// The same for who only wants to show it: one elsewhere that did not answer a moment ago is not
     /// asked again yet.
     pub(super) fn open_vault_to_show(&self, row: &VaultRow) -> Result<Arc<OpenVault>> {
-        let elsewhere = self.catalog.read(|r| is_elsewhere(r, row))?;
-        match self.vaults.failed_lately(row.id).filter(|_| elsewhere) {
+        let elsewhere = self.catalog.read(|r| is_elsewhere(r, row))? || !row.mirrors.is_empty();
+        let opened = match self.vaults.failed_lately(row.id).filter(|_| elsewhere) {
             Some(e) => Err(e),
             None => self.open_vault(row),
+        };
+        opened.or_else(|e| self.open_mirror(row, e))
+    }
+
+    /// A vault for reading: a mirror of it, where it does not answer itself.
+    pub(super) fn open_vault_to_read(&self, row: &VaultRow) -> Result<Arc<OpenVault>> {
+        self.open_vault(row).or_else(|e| self.open_mirror(row, e))
+    }
+
+    /// Opens the first mirror that can be had, for reading; else answers with why the vault itself
+    /// cannot be.
+    fn open_mirror(&self, row: &VaultRow, why: Error) -> Result<Arc<OpenVault>> {
+        if why.kind != ErrorKind::DestinationFailed {
+            return Err(why);
         }
+        let slot = self.vaults.slot(row.id);
+        let mut places = self.mirror_places(row);
+        let _opening = locked(&slot.opening);
+        let ready = locked(&slot.copy).clone();
+        if let Some(open) = ready.filter(|open| places.contains(&open.place)) {
+            return Ok(open);
+        }
+        for i in 0..places.len() {
+            let place = places.remove(i);
+            match self.open_copy(row, place.clone(), places.clone()) {
+                Ok(open) => {
+                    tracing::warn!("vault {:?} is read from its mirror in {}: {why}", row.name, place.title());
+                    let open = Arc::new(open);
+                    *locked(&slot.copy) = Some(Arc::clone(&open));
+                    return Ok(open);
+                }
+                Err(e) => tracing::warn!("the mirror of vault {:?} in {} cannot be read: {e}", row.name, place.title()),
+            }
+            places.insert(i, place);
+        }
+        Err(why)
+    }
+
+    /// Opens a copy of a vault without changing anything in it.
+    fn open_copy(&self, row: &VaultRow, place: Place, others: Vec<Place>) -> Result<OpenVault> {
+        check_uuid(row, &place)?;
+        let store = place.open(Patience::READ)?;
+        let master = match &row.key_file {
+            Some(path) => Some(vault::unlock(&*store, &read_key_file(path)?)?),
+            None => None,
+        };
+        let vault = Vault::open_with(store, others.clone(), master.clone(), &self.options.cache_dir, MEMORY)?;
+        if place.is_elsewhere() {
+            vault.keep_frames(vault::FRAMES_KEPT);
+        }
+        Ok(OpenVault { id: row.id, vault, master, place, others: Mutex::new(others), key_file: row.key_file.clone() })
     }
 
     /// Opens vaults, all at once, and waits for them, but not for ever: a destination that hangs
@@ -283,31 +374,21 @@ impl Service {
     }
 
     fn open_at(&self, row: &VaultRow, place: Place) -> Result<OpenVault> {
-        // Whether it is there at all is found sooner than what became of a line that broke.
-        let config = vault::read_config(&*place.open(Patience::ASK)?).map_err(|e| match e.kind {
-            ErrorKind::NotFound => Error::destination_failed(format!(
-                "{} holds no vault any more; mount or restore what was there",
-                place.title()
-            )),
-            _ => e,
-        })?;
-        if config.uuid != row.uuid {
-            return Err(Error::destination_failed(format!(
-                "{} holds another vault ({}); mount the right one",
-                place.title(),
-                config.uuid
-            )));
-        }
+        check_uuid(row, &place)?;
         let store = place.open(Patience::WORK)?;
         store.sweep()?;
         let master = match &row.key_file {
             Some(path) => Some(vault::unlock(&*store, &read_key_file(path)?)?),
             None => None,
         };
-        let vault = Vault::open(store, master.clone(), &self.options.cache_dir, MEMORY)?;
+        let others = self.mirror_places(row);
+        let vault = Vault::open_with(store, others.clone(), master.clone(), &self.options.cache_dir, MEMORY)?;
+        if place.is_elsewhere() {
+            vault.keep_frames(vault::FRAMES_KEPT);
+        }
         let found = vault.recover(self.machine().id)?;
         tracing::debug!(vault = %row.name, ?found, "opened");
-        Ok(OpenVault { id: row.id, vault, master, place, key_file: row.key_file.clone() })
+        Ok(OpenVault { id: row.id, vault, master, place, others: Mutex::new(others), key_file: row.key_file.clone() })
     }
 
     /// Makes the vault of a new row in its destination. What an attempt that was cut

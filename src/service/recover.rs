@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::submit::Draft;
 use super::work::temporary;
-use super::{Event, Service, backups, snapshots, tasks};
+use super::{Event, Service, backups, mirrors, snapshots, tasks};
 use crate::catalog::{Backup, Job, Resource, Snapshot, State, Tables, Task, TaskRow, VaultRow, backup, job};
 use crate::host;
 use crate::jobs::{Key, Lane, Ticket};
@@ -22,7 +22,9 @@ enum Fate {
 
 fn fate(job: &Job) -> Fate {
     match (&job.task, job.state) {
-        (Task::Delete | Task::Remove { .. } | Task::Rebuild { .. } | Task::DeleteSnapshot { .. }, _) => Fate::Again,
+        (Task::Delete | Task::Remove { .. } | Task::Rebuild { .. } | Task::DeleteSnapshot { .. } | Task::Sync, _) => {
+            Fate::Again
+        }
         // What it was to hold is not there any more.
         (Task::Snapshot { .. }, _) => Fate::Failed("the daemon stopped before it was taken; take another one"),
         (Task::RestoreSnapshot { .. }, State::Pending) => {
@@ -31,10 +33,9 @@ fn fate(job: &Job) -> Fate {
         (Task::RestoreSnapshot { .. }, _) => Fate::Failed(
             "the daemon stopped before it finished, and all is as it was before: restore the snapshot again",
         ),
-        (
-            Task::Backup { .. } | Task::TaskBackup { .. } | Task::Prune { .. } | Task::Verify { .. } | Task::Sync,
-            State::Pending,
-        ) => Fate::Again,
+        (Task::Backup { .. } | Task::TaskBackup { .. } | Task::Prune { .. } | Task::Verify { .. }, State::Pending) => {
+            Fate::Again
+        }
         (Task::Backup { .. }, _) => Fate::Failed(
             "the daemon stopped before it finished; what it had stored is found and used by the next backup",
         ),
@@ -63,7 +64,8 @@ fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
         return Ok(snapshots::ticket(&job.task, resource));
     }
     Ok(match (&job.task, job.backup) {
-        (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
+        (Task::Backup { .. }, Some(id)) => backups::ticket(t, &t.need(id)?)?,
+        (Task::Sync, _) => mirrors::ticket(job.vault.unwrap_or_default()),
         (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
         (Task::Delete, Some(id)) => backups::delete_ticket(&t.need(id)?),
         (Task::Prune { .. } | Task::Remove { .. } | Task::Rebuild { .. } | Task::Delete, _) => {
@@ -144,6 +146,7 @@ impl Service {
             self.tell_failure(job.id);
         }
         self.finish_deletions()?;
+        self.all_mirrors_behind()?;
         if let Err(e) = crate::snapshot::sweep() {
             tracing::warn!("empty places of snapshots could not be looked for: {e}");
         }
@@ -327,7 +330,8 @@ impl Service {
                     Ok(())
                 })?;
             }
-            if w.indexed(backup::GOOD_BY_RESOURCE, row.resource)?.last() == Some(&id)
+            if row.copy_of.is_none()
+                && w.indexed(backup::GOOD_BY_RESOURCE, row.resource)?.last() == Some(&id)
                 && let Some(mut resource) = w.get::<Resource>(row.resource)?
             {
                 super::work::note_success(&mut resource, &row);

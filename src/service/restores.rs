@@ -116,7 +116,7 @@ impl Service {
                 row.resource_name
             )));
         }
-        let open = self.open_vault(&vault)?;
+        let open = self.open_vault_to_read(&vault)?;
         let manifest = self.manifest(&open.vault, &row)?;
         // The rules of the restorer itself, before anything is queued.
         let (volumes, rest) = volumes(&open.vault, &manifest, &wish.task)?;

@@ -11,7 +11,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::fields::Fields;
 use super::{Service, backups, select, snapretention};
-use crate::catalog::{Backup, Job, Keep, Resource, Schedule, State, Tables, Writer, backup as index};
+use crate::catalog::{
+    Backup, Destination, Job, Keep, Resource, Schedule, State, Tables, VaultRow, Writer, backup as index,
+};
 use crate::jobs::retention::{self, Candidate, Decision};
 use crate::jobs::{Times, cron};
 use crate::model::{Error, ErrorKind, Map, Result};
@@ -28,10 +30,46 @@ fn group(t: &impl Tables, schedule: u64, resource: u64) -> Result<Vec<Backup>> {
     Ok(rows)
 }
 
+/// Automatic backups beyond the number that the only destination of a vault keeps. The newest of
+/// each resource stays, as under every other rule. Of several destinations a limit is a mirror's,
+/// and only the copies there go.
+fn over_limit(t: &impl Tables, vault: u64) -> Result<BTreeSet<u64>> {
+    let mut over = BTreeSet::new();
+    let place = match t.get::<VaultRow>(vault)? {
+        Some(row) if row.mirrors.is_empty() => row.destinations.first().copied(),
+        _ => None,
+    };
+    let Some(place) = place.map(|id| t.get::<Destination>(id)).transpose()?.flatten() else { return Ok(over) };
+    let Some(limit) = place.max_backups.and_then(|limit| usize::try_from(limit).ok()) else { return Ok(over) };
+    let mut rows = t.rows_at::<Backup>(index::GOOD_BY_VAULT, vault)?;
+    rows.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.id)));
+    for row in rows.iter().skip(limit) {
+        let goes = row.backup_type == "automatic" && row.checkpoint.is_none() && !row.protected;
+        if goes && t.indexed(index::GOOD_BY_RESOURCE, row.resource)?.last() != Some(&row.id) {
+            over.insert(row.id);
+        }
+    }
+    Ok(over)
+}
+
 /// What becomes of the good ones of a group.
-fn decide_backups(schedule: Option<&Schedule>, rows: &[Backup], now: Timestamp) -> Result<Vec<Decision>> {
+fn decide_backups(
+    t: &impl Tables,
+    schedule: Option<&Schedule>,
+    rows: &[Backup],
+    now: Timestamp,
+) -> Result<Vec<Decision>> {
     let good = rows.iter().filter(|b| b.status == State::Completed);
-    decide(schedule, good.map(|b| Candidate { id: b.id, at: b.created_at, protected: b.protected }).collect(), now)
+    let candidates = good.map(|b| Candidate { id: b.id, at: b.created_at, protected: b.protected }).collect();
+    let mut decisions = decide(schedule, candidates, now)?;
+    let mut over = BTreeSet::new();
+    for vault in rows.iter().map(|row| row.vault).collect::<BTreeSet<_>>() {
+        over.append(&mut over_limit(t, vault)?);
+    }
+    for decision in decisions.iter_mut().filter(|d| d.keep && over.contains(&d.id)) {
+        (decision.keep, decision.reason, decision.expires) = (false, "max_backups of the destination", Some(now));
+    }
+    Ok(decisions)
 }
 
 /// What becomes of the candidates of one resource.
@@ -62,7 +100,7 @@ pub(super) fn replan(w: &Writer, of: &Backup, now: Timestamp) -> Result<Vec<u64>
             return Ok(Vec::new());
         }
     };
-    let decisions = decide_backups(schedule, &rows, now)?;
+    let decisions = decide_backups(w, schedule, &rows, now)?;
     let failed_days = schedule.and_then(|s| s.keep.days).unwrap_or(FAILED_DAYS);
     let mut gone = Vec::new();
     for row in rows {
@@ -80,6 +118,18 @@ pub(super) fn replan(w: &Writer, of: &Backup, now: Timestamp) -> Result<Vec<u64>
         }
     }
     Ok(gone)
+}
+
+/// Plans again what a vault's only destination has no place for.
+pub(super) fn replan_vault(w: &Writer, vault: u64, now: Timestamp) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for id in over_limit(w, vault)? {
+        let row = w.need::<Backup>(id)?;
+        if seen.insert((row.schedule, row.resource)) {
+            replan(w, &row, now)?;
+        }
+    }
+    Ok(())
 }
 
 /// Plans every group of a schedule again.
@@ -110,7 +160,7 @@ impl Service {
             for resource in resources {
                 let rows = group(r, schedule.id, resource)?;
                 let name = r.get::<Resource>(resource)?.map(|r| r.name);
-                for decision in decide_backups(Some(&schedule), &rows, self.now())? {
+                for decision in decide_backups(r, Some(&schedule), &rows, self.now())? {
                     let Some(row) = rows.iter().find(|b| b.id == decision.id) else { continue };
                     let mut f = Fields::default();
                     f.set("backup", row.id).set("resource", name.as_deref().unwrap_or(&row.resource_name));

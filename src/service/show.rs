@@ -13,6 +13,7 @@ use super::{Service, ServiceOptions, check, locked};
 use crate::browse::{BackupView, BrowseClient, BrowseOptions, Policy, VaultAccess};
 use crate::catalog::{Backup, Tables, VaultRow, backup};
 use crate::model::{Error, Result, message, name};
+use crate::store::Place;
 use crate::vault::tree::Totals;
 
 /// The mount, if there is one.
@@ -101,6 +102,7 @@ impl Service {
             uuid: open.vault.uuid(),
             // Keys to a bucket may be others by now.
             place: open.place.fresh(),
+            others: open.others().iter().map(Place::fresh).collect(),
             master: open.master.clone(),
             cache_dir: self.options.cache_dir.clone(),
         }
@@ -125,7 +127,7 @@ impl Service {
         let sent = shown.and_then(|found| {
             let (mut vaults, mut views) = (Vec::new(), Vec::new());
             for (vault, rows) in found {
-                let Some(open) = self.vaults.opened(vault.id) else { continue };
+                let Some(open) = self.vaults.opened_to_read(vault.id) else { continue };
                 vaults.push(self.access(&open));
                 for row in rows {
                     views.push(view(&row, &vault)?);

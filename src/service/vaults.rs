@@ -7,7 +7,7 @@ use super::declare::refuse_declared;
 use super::fields::Fields;
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, ObjectKind, Service, check, destinations, locked, not_offered, open, resources, schedules, select};
+use super::{Event, ObjectKind, Service, check, destinations, locked, mirrors, open, resources, schedules, select};
 use crate::catalog::{Backup, Destination, Origin, Project, Resource, Tables, Task, VaultRow, backup};
 use crate::jobs::{Key, Lane, Ticket, Times};
 use crate::model::{Args, Error, Map, Result, name};
@@ -17,6 +17,7 @@ const FIELDS: &[&str] = &[
     "uuid",
     "name",
     "destinations",
+    "copies",
     "compression",
     "encryption",
     "capacity",
@@ -96,10 +97,11 @@ impl Service {
     /// Makes a vault on a destination.
     pub fn add_vault(&self, name: &str, options: Map) -> Result<u64> {
         name::check("vault", name)?;
-        let Wanted { destination, encryption, settings } = take(options)?;
-        let id = self.make_vault(name, &destination, encryption, |t, row| settings.clone().apply(t, row))?;
+        let Wanted { destinations, encryption, settings } = take(options)?;
+        let id = self.make_vault(name, &destinations, encryption, |t, row| settings.clone().apply(t, row))?;
         self.emit(Event::ObjectAdded { kind: ObjectKind::Vault, id });
         self.show_all();
+        self.ticker.wake();
         Ok(id)
     }
 
@@ -108,21 +110,20 @@ impl Service {
     pub(super) fn make_vault(
         &self,
         name: &str,
-        destination: &str,
+        destinations: &[String],
         encryption: bool,
         settings: impl Fn(&crate::catalog::Writer, &mut VaultRow) -> Result<()>,
     ) -> Result<u64> {
         let _one = locked(&self.making);
         let plan = |w: &crate::catalog::Writer| {
-            let place = select::destination(w, destination)?;
-            refuse_taken(w, &place)?;
-            refuse_plain(&place, encryption)?;
-            let id = w.next_id::<VaultRow>()?;
-            let mut row = blank(id, name, place.id, encryption, self.now());
+            let mut places = mirrors::places(w, None, destinations)?;
+            let first = places.first().map(|place| place.id).unwrap_or_default();
+            let mut row = blank(w.next_id::<VaultRow>()?, name, first, encryption, self.now());
+            mirrors::change(w, &mut row, &places, false)?;
             settings(w, &mut row)?;
             // Says whether the name is free.
             w.put(&row)?;
-            Ok((row, place))
+            Ok((row, places.swap_remove(0)))
         };
         // What a caller got wrong is found before anything is made, and the destination, which may
         // be slow, is not touched while others wait for the catalog.
@@ -145,25 +146,21 @@ impl Service {
         let new_name = args.string("name")?;
         let destinations = args.strings("destinations")?;
         let encryption = args.bool("encryption")?;
+        let force = args.bool("force")?.unwrap_or(false);
         let settings = Settings::take(&mut args)?;
         args.finish()?;
         if let Some(name) = &new_name {
             name::check("vault", name)?;
         }
+        let mut promoted = false;
+        let _one = locked(&self.making);
         let id = self.catalog.write(|w| {
             let mut row = select::vault(w, selector)?;
             refuse_declared("vault", &row.name, &row.origin)?;
-            if encryption.is_some_and(|e| e != row.encryption) {
-                return Err(Error::invalid_state(format!(
-                    "encryption of vault {:?} cannot be changed; make another vault",
-                    row.name
-                )));
-            }
-            if let Some(list) = destinations {
-                let ids = list.iter().map(|d| select::destination(w, d).map(|d| d.id)).collect::<Result<Vec<_>>>()?;
-                if ids != row.destinations {
-                    return Err(not_offered("changing destinations of a vault"));
-                }
+            refuse_other(&row, encryption.unwrap_or(row.encryption))?;
+            if let Some(list) = &destinations {
+                let places = mirrors::places(w, Some(&row), list)?;
+                promoted = mirrors::change(w, &mut row, &places, force)?.promoted;
             }
             settings.apply(w, &mut row)?;
             if let Some(name) = new_name {
@@ -172,6 +169,7 @@ impl Service {
             w.put(&row)?;
             Ok(row.id)
         })?;
+        self.mirrors_changed(id, promoted);
         self.emit(Event::ObjectChanged { kind: ObjectKind::Vault, id });
         Ok(())
     }
@@ -254,7 +252,7 @@ impl Service {
             }
             f.time("created_at", Some(row.created_at)).opt("used", used);
             f.set("backups", r.counted(backup::GOOD_BY_VAULT, row.id)?);
-            f.origin(&row.origin);
+            f.origin(&row.origin).set("copies", mirrors::copies(r, row)?);
             f.opt("prune", row.prune.as_deref()).opt("verify_within", row.verify_within);
             f.time("next_prune", row.prune_due).time("last_read", row.last_read);
             f.time("last_verified", row.last_verified).time("last_pruned", row.last_pruned);
@@ -317,16 +315,18 @@ impl Service {
         let read_data = args.bool("read_data")?.unwrap_or(false);
         let repair = args.bool("repair")?.unwrap_or(false);
         args.finish()?;
-        if repair {
-            return Err(not_offered("repair"));
-        }
-        self.submit_for_vault(selector, Task::Verify { read_data }, false)
+        // What is to be repaired has to be found first.
+        self.submit_for_vault(selector, Task::Verify { read_data: read_data || repair, repair }, false)
     }
 
     /// Starts a job that brings mirrors up to date.
     pub fn sync_vault(&self, selector: &str, options: Map) -> Result<u64> {
         Args::new(options).finish()?;
-        self.submit_for_vault(selector, Task::Sync, false)
+        self.submit(|w| {
+            let row = select::vault(w, selector)?;
+            refuse_removing(&row)?;
+            Ok(Draft { vault: Some(row.id), ..Draft::new(Task::Sync, mirrors::ticket(row.id)) })
+        })
     }
 
     fn submit_for_vault(&self, selector: &str, task: Task, alone: bool) -> Result<u64> {
@@ -346,7 +346,8 @@ impl Service {
 
 /// A vault as it is asked for.
 pub(super) struct Wanted {
-    pub destination: String,
+    /// The first is the primary.
+    pub destinations: Vec<String>,
     pub encryption: bool,
     pub settings: Settings,
 }
@@ -354,15 +355,14 @@ pub(super) struct Wanted {
 /// The settings of a new vault, from what a caller or a file says.
 pub(super) fn take(options: Map) -> Result<Wanted> {
     let mut args = Args::new(options);
-    let mut destinations = args.strings("destinations")?.unwrap_or_default();
+    let destinations = args.strings("destinations")?.unwrap_or_default();
     let encryption = args.bool("encryption")?.unwrap_or(true);
     let settings = Settings::take(&mut args)?;
     args.finish()?;
-    match (destinations.pop(), destinations.is_empty()) {
-        (Some(destination), true) => Ok(Wanted { destination, encryption, settings }),
-        (None, _) => Err(Error::invalid("destinations is missing; name the destination that holds the vault")),
-        (Some(_), false) => Err(not_offered("destinations with a second one (a mirror)")),
+    if destinations.is_empty() {
+        return Err(Error::invalid("destinations is missing; name the destination that holds the vault"));
     }
+    Ok(Wanted { destinations, encryption, settings })
 }
 
 /// A vault with nothing set.
@@ -372,6 +372,7 @@ pub(super) fn blank(id: u64, name: &str, destination: u64, encryption: bool, now
         uuid: Uuid::new_v4(),
         name: name.to_owned(),
         destinations: vec![destination],
+        mirrors: std::collections::BTreeMap::new(),
         compression: "zstd:3".into(),
         encryption,
         capacity: None,
@@ -417,17 +418,11 @@ pub(super) fn refuse_plain(place: &Destination, encryption: bool) -> Result<()> 
 }
 
 /// Refuses what cannot be changed about a vault.
-pub(super) fn refuse_other(row: &VaultRow, destination: u64, encryption: bool) -> Result<()> {
-    if encryption != row.encryption {
-        return Err(Error::invalid_state(format!(
-            "encryption of vault {:?} cannot be changed; make another vault",
-            row.name
-        )));
+pub(super) fn refuse_other(row: &VaultRow, encryption: bool) -> Result<()> {
+    if encryption == row.encryption {
+        return Ok(());
     }
-    if row.destinations != [destination] {
-        return Err(not_offered("changing destinations of a vault"));
-    }
-    Ok(())
+    Err(Error::invalid_state(format!("encryption of vault {:?} cannot be changed; make another vault", row.name)))
 }
 
 /// Refuses a vault that is on its way out.

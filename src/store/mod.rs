@@ -8,9 +8,11 @@
 //! |---|---|
 //! | `place` | where a store is, and opening it |
 //! | `local` | a directory of this machine |
+//! | `copies` | other copies of the same objects, for reading |
 //! | `settings`, `login` | how a bucket is reached, and the keys to it |
 //! | `s3` | a bucket of an S3 store (cargo feature `s3`) |
 
+pub mod copies;
 pub mod local;
 pub mod login;
 pub mod place;
@@ -22,6 +24,7 @@ use std::fmt::Debug;
 
 use crate::model::{Error, Result};
 
+pub use copies::Copies;
 pub use local::LocalStore;
 pub use login::{Login, LoginFile};
 pub use place::{Patience, Place, S3Place};

@@ -59,6 +59,11 @@ impl Place {
         }
     }
 
+    /// Whether it is somebody else's machine.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::S3(_))
+    }
+
     /// The same place with the keys to it that are there now.
     #[must_use]
     pub fn fresh(&self) -> Self {

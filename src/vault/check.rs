@@ -53,6 +53,17 @@ impl VerifyReport {
 /// `read_data` also reads it all and compares it with the ids. Problems are reported, not errors;
 /// an error is what kept the verification from its work.
 pub fn verify(vault: &Vault, manifests: &[Id], read_data: bool, progress: &Progress) -> Result<VerifyReport> {
+    verify_with(vault, manifests, read_data, &HashSet::new(), progress)
+}
+
+/// The same; backups that need packs which are whole `elsewhere`, in another copy, are not damaged.
+pub fn verify_with(
+    vault: &Vault,
+    manifests: &[Id],
+    read_data: bool,
+    elsewhere: &HashSet<Id>,
+    progress: &Progress,
+) -> Result<VerifyReport> {
     vault.check_identity()?;
     vault.refresh()?;
     vault.look_for_packs()?;
@@ -74,7 +85,7 @@ pub fn verify(vault: &Vault, manifests: &[Id], read_data: bool, progress: &Progr
         }
         needed = Some(packs_of(&marks));
     }
-    let damaged = check_packs(vault, needed.as_ref(), read_data, &mut report, progress)?;
+    let damaged = check_packs(vault, needed.as_ref(), read_data, elsewhere, &mut report, progress)?;
     for id in &manifests {
         let manifest = match vault.manifest(id) {
             Ok(manifest) => manifest,
@@ -138,7 +149,7 @@ impl Visitor for Findings<'_> {
 }
 
 /// Packs in which something is marked.
-fn packs_of(marks: &Marks) -> HashSet<Id> {
+pub(super) fn packs_of(marks: &Marks) -> HashSet<Id> {
     let mut packs = HashSet::new();
     for (number, run) in marks.index().runs().iter().enumerate() {
         let marked = (0..run.blob_count()).filter(|i| marks.is_marked(number, *i));
@@ -152,6 +163,7 @@ fn check_packs(
     vault: &Vault,
     needed: Option<&HashSet<Id>>,
     read_data: bool,
+    elsewhere: &HashSet<Id>,
     report: &mut VerifyReport,
     progress: &Progress,
 ) -> Result<HashSet<Id>> {
@@ -228,6 +240,7 @@ fn check_packs(
             damaged.extend(bad.filter(|(_, pack)| bad_packs.contains(pack)));
         }
     }
+    damaged.retain(|(_, pack)| !elsewhere.contains(pack));
     let checked: HashSet<Id> = packs.iter().map(|pack| pack.id).collect();
     let gone =
         |id: &Id| !index.copies(id).any(|c| checked.contains(&c.pack.id) && !damaged.contains(&(*id, c.pack.id)));

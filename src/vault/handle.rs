@@ -10,14 +10,16 @@ use uuid::Uuid;
 
 use super::cache::SegmentCache;
 use super::config::{self, VaultConfig};
+use super::frames::FrameCache;
 use super::gate::Gate;
 use super::index::{Found, IndexObject, LocalIndex};
 use super::lost;
 use super::pack::{self, PackRecord};
-use super::seal::{Keys, MasterKey};
+use super::records::Tombstone;
+use super::seal::{Class, Keys, MasterKey};
 use super::slots::{self, Secret, SlotInfo, SlotKind};
 use crate::model::{Error, ErrorKind, Id, Result};
-use crate::store::ObjectStore;
+use crate::store::{Copies, ObjectStore, Place};
 
 /// What a new vault is to be.
 #[derive(Debug)]
@@ -62,12 +64,16 @@ pub struct Location {
 #[derive(Debug)]
 pub struct Vault {
     pub(super) store: Arc<dyn ObjectStore>,
+    /// Where else its objects are, for reading.
+    copies: Copies,
     pub(super) keys: Keys,
     dir: PathBuf,
     index: RwLock<Arc<LocalIndex>>,
     /// Held while the index is replaced.
     replacing: Mutex<()>,
     cache: SegmentCache,
+    /// Frames of trees, where the vault is elsewhere.
+    frames: OnceLock<FrameCache>,
     pub(super) gate: Gate,
     pub(super) machine: OnceLock<Uuid>,
     /// The most that backups may make it store, in bytes.
@@ -110,6 +116,17 @@ impl Vault {
         cache_dir: &Path,
         memory: usize,
     ) -> Result<Arc<Self>> {
+        Self::open_with(store, Vec::new(), master, cache_dir, memory)
+    }
+
+    /// The same; what `store` does not give is read from the `others`.
+    pub fn open_with(
+        store: Arc<dyn ObjectStore>,
+        others: Vec<Place>,
+        master: Option<MasterKey>,
+        cache_dir: &Path,
+        memory: usize,
+    ) -> Result<Arc<Self>> {
         let config = config::read_config(&*store).map_err(|e| match e.kind {
             ErrorKind::NotFound => Error::destination_failed(e.message),
             _ => e,
@@ -123,14 +140,18 @@ impl Vault {
         }
         let keys = Keys::new(config.uuid, master);
         let dir = cache_dir.join(config.uuid.to_string());
-        let index = LocalIndex::load(&dir.join("index"), &*store, &keys)?.with_lost(Arc::new(lost::read(&dir)));
+        let copies = Copies::new(others);
+        let get = |id: &Id| copies.read(&*store, |store| IndexObject::get(store, &keys, id));
+        let index = LocalIndex::load(&dir.join("index"), &*store, &get)?.with_lost(Arc::new(lost::read(&dir)));
         Ok(Arc::new(Self {
             store,
+            copies,
             keys,
             dir,
             index: RwLock::new(Arc::new(index)),
             replacing: Mutex::new(()),
             cache: SegmentCache::new(memory),
+            frames: OnceLock::new(),
             gate: Gate::default(),
             machine: OnceLock::new(),
             capacity: AtomicU64::new(u64::MAX),
@@ -196,21 +217,43 @@ impl Vault {
 
     /// Brings the local index up to what the store holds now (another process may have written).
     pub fn refresh(&self) -> Result<()> {
-        self.replace_index(|_| Ok((LocalIndex::load(&self.dir.join("index"), &*self.store, &self.keys)?, ())))
+        self.replace_index(|_| Ok((self.load_index()?, ())))
+    }
+
+    fn load_index(&self) -> Result<LocalIndex> {
+        let get = |id: &Id| self.read(|store| IndexObject::get(store, &self.keys, id));
+        LocalIndex::load(&self.dir.join("index"), &*self.store, &get)
+    }
+
+    /// Other places of the same objects from now on.
+    pub fn set_others(&self, others: Vec<Place>) {
+        self.copies.set(others);
+    }
+
+    /// Keeps frames of trees in local files, of about `limit` bytes in all: for a vault elsewhere.
+    pub fn keep_frames(&self, limit: u64) {
+        let _ = self.frames.set(FrameCache::open(&self.dir.join("frames"), limit));
+    }
+
+    /// What `read` makes of the store, or of another copy where that one does not give it.
+    pub(super) fn read<T>(&self, read: impl Fn(&dyn ObjectStore) -> Result<T>) -> Result<T> {
+        self.copies.read(&*self.store, read)
     }
 
     /// Makes the local index anew from the authenticated index objects, trusting no local file.
     pub fn rebuild_index(&self) -> Result<()> {
         self.replace_index(|_| {
-            let dir = self.dir.join("index");
-            LocalIndex::forget(&dir)?;
-            Ok((LocalIndex::load(&dir, &*self.store, &self.keys)?, ()))
+            LocalIndex::forget(&self.dir.join("index"))?;
+            Ok((self.load_index()?, ()))
         })
     }
 
     /// Takes other packs for lost. What is cached of them must not hide that.
     pub(super) fn set_lost(&self, lost: HashSet<Id>) {
         self.cache.forget(&lost);
+        if let Some(frames) = self.frames.get() {
+            frames.forget(&lost);
+        }
         let _one = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
         let index = self.index().as_ref().clone().with_lost(Arc::new(lost));
         *self.index.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(index);
@@ -283,10 +326,28 @@ impl Vault {
         let sealer = self.keys.sealer(found.pack.class, found.pack.salt)?;
         let key = super::object::key(found.pack.class, &found.pack.id);
         let len = usize::try_from(found.segment.stored_len).unwrap_or(usize::MAX);
-        let mut frame = self.store.get_range(&key, found.segment.offset.into(), len)?;
         let segment = found.segment;
-        pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, &mut frame)
-            .map_err(|e| e.context(key))
+        let open =
+            |frame: &mut Vec<u8>| pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, frame);
+        let frames = self.frames.get().filter(|_| found.pack.class == Class::TreePack);
+        if let Some(frames) = frames
+            && let Some(mut frame) = frames.get(&found.pack.id, segment.ordinal, len)
+        {
+            match open(&mut frame) {
+                Ok(plain) => return Ok(plain),
+                Err(_) => frames.drop_frame(&found.pack.id, segment.ordinal),
+            }
+        }
+        self.read(|store| {
+            let mut frame = store.get_range(&key, segment.offset.into(), len)?;
+            // Opening a frame changes it.
+            let sealed = frames.map(|_| frame.clone());
+            let plain = open(&mut frame).map_err(|e| e.context(&key))?;
+            if let (Some(frames), Some(sealed)) = (frames, sealed) {
+                frames.put(&found.pack.id, segment.ordinal, &sealed);
+            }
+            Ok(plain)
+        })
     }
 
     /// Says how many bytes of packs ([`Vault::stored_size`]) the vault may hold. A writer that
@@ -328,8 +389,10 @@ impl Vault {
         slots::list(&*self.store, self.uuid())
     }
 
-    /// Removes a key; `InvalidState` for the last one.
+    /// Removes a key, in every copy of the vault; `InvalidState` for the last one.
     pub fn remove_key_slot(&self, id: &Id) -> Result<()> {
+        slots::check_removal(&*self.store, self.uuid(), id)?;
+        self.put_tombstone(Tombstone { keys: vec![*id], ..Tombstone::now() })?;
         slots::remove(&*self.store, self.uuid(), id)
     }
 }

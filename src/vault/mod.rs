@@ -6,15 +6,18 @@
 mod cache;
 pub mod check;
 pub mod codec;
+pub mod compare;
 pub mod compress;
 pub mod config;
 pub mod directory;
+mod frames;
 mod gate;
 pub mod handle;
 pub mod index;
 mod lost;
 pub mod manifest;
 pub mod mark;
+pub mod mirror;
 pub mod object;
 pub mod pack;
 pub mod prune;
@@ -23,15 +26,18 @@ pub mod seal;
 pub mod slots;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 pub mod tree;
 mod trees;
 pub mod writer;
 
-pub use check::{Problem, VerifyReport, verify};
+pub use check::{Problem, VerifyReport, verify, verify_with};
 pub use compress::Compression;
 pub use config::{VaultConfig, read_config};
+pub use frames::FRAMES_KEPT;
 pub use handle::{Blob, Location, NewVault, Vault, unlock};
 pub use manifest::{Machine, Manifest, Source};
+pub use mirror::{Mirror, SyncReport, check_copies, sync};
 pub use prune::{PruneReport, prune};
 pub use records::SavedState;
 pub use seal::MasterKey;

@@ -13,6 +13,7 @@ use super::index::IndexObject;
 use super::mark::{Marks, Visitor};
 use super::object;
 use super::pack::PackRecord;
+use super::records::Tombstone;
 use super::seal::Class;
 use super::writer::VaultWriter;
 use crate::model::{Error, Id, Progress, Result};
@@ -106,13 +107,19 @@ pub fn prune(vault: &Arc<Vault>, promised: &[Id], dry_run: bool, progress: &Prog
     progress.check()?;
     // From here on nothing is cancelled: it is short, and its order is what keeps it safe.
     let gone: HashSet<Id> = dead.union(&thin).copied().collect();
-    replace_index(vault, &gone)?;
+    let replaced = publish_index(vault, &gone)?;
+    vault.refresh()?;
     // Nobody writes now, so packs that no index lists are leftovers of a crash.
     let known: HashSet<Id> = vault.index().packs().map(|pack| pack.id).collect();
-    for (id, _) in object::list(&*vault.store, Class::DataPack)?.iter().filter(|(id, _)| !known.contains(id)) {
-        vault.store.delete(&object::key(Class::DataPack, id))?;
+    let there = object::list(&*vault.store, Class::DataPack)?.into_iter().map(|(id, _)| id);
+    let packs: Vec<Id> = there.filter(|id| !known.contains(id)).collect();
+    // Other copies of the vault delete by what this says, not by what they miss here.
+    vault.put_tombstone(Tombstone { index: replaced.clone(), packs: packs.clone(), ..Tombstone::now() })?;
+    for (class, ids) in [(Class::Index, &replaced), (Class::DataPack, &packs)] {
+        ids.iter().try_for_each(|id| vault.store.delete(&object::key(class, id)))?;
+        vault.store.sync()?;
     }
-    vault.store.sync()?;
+    vault.refresh()?;
     report.bytes_stored = vault.stored_size();
     report.bytes_freed = before.saturating_sub(report.bytes_stored);
     Ok(report)
@@ -193,13 +200,14 @@ fn rewrite(vault: &Arc<Vault>, marks: &Marks, thin: &HashSet<Id>, progress: &Pro
     writer.finish().map(drop)
 }
 
-/// Publishes an index of all packs but those that are gone, in place of all index objects.
-fn replace_index(vault: &Vault, gone: &HashSet<Id>) -> Result<()> {
+/// Publishes an index of all packs but those that are gone; answers the index objects that it
+/// replaces, which are to be deleted.
+fn publish_index(vault: &Vault, gone: &HashSet<Id>) -> Result<Vec<Id>> {
     let mut old: Vec<Id> = vault.index().sources().collect();
     let mut kept: Vec<PackRecord> = Vec::new();
     let mut superseded = HashSet::new();
     for id in &old {
-        let object = IndexObject::get(&*vault.store, &vault.keys, id)?;
+        let object = vault.read(|store| IndexObject::get(store, &vault.keys, id))?;
         kept.extend(object.packs.into_iter().filter(|pack| !gone.contains(&pack.id)));
         superseded.extend(object.supersedes);
     }
@@ -230,9 +238,5 @@ fn replace_index(vault: &Vault, gone: &HashSet<Id>) -> Result<()> {
         IndexObject { supersedes, packs }.put(&*vault.store, &vault.keys)?;
     }
     vault.store.sync()?;
-    for id in &old {
-        vault.store.delete(&object::key(Class::Index, id))?;
-    }
-    vault.store.sync()?;
-    vault.refresh()
+    Ok(old)
 }

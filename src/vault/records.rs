@@ -9,16 +9,35 @@ use super::manifest::{MANIFEST_FORMAT, Manifest};
 use super::object;
 use super::pack;
 use super::seal::Class;
-use crate::model::{Error, Id, Result};
+use crate::model::{Error, ErrorKind, Id, Result};
+use crate::store::ObjectStore;
 
-/// Says that a backup was deleted on purpose, so that its absence is no damage.
+/// Says what was deleted on purpose, so that its absence is no damage and every copy of the vault
+/// deletes it too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tombstone {
-    /// The manifest's id.
-    pub manifest: Id,
-    /// When it was deleted.
+    /// A backup's manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Id>,
+    /// Index objects that others replaced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub index: Vec<Id>,
+    /// Packs in which nothing lived.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packs: Vec<Id>,
+    /// Keys that open nothing any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<Id>,
+    /// When that was.
     pub deleted_at: Timestamp,
+}
+
+impl Tombstone {
+    /// One that names nothing yet.
+    pub fn now() -> Self {
+        Self { manifest: None, index: Vec::new(), packs: Vec::new(), keys: Vec::new(), deleted_at: Timestamp::now() }
+    }
 }
 
 /// A writer at work; what it stored but did not publish yet is not garbage.
@@ -58,7 +77,8 @@ impl Vault {
 
     /// Reads a manifest.
     pub fn manifest(&self, id: &Id) -> Result<Manifest> {
-        let manifest: Manifest = from_json("a manifest", &object::get(&*self.store, &self.keys, Class::Manifest, id)?)?;
+        let plain = self.read(|store| object::get(store, &self.keys, Class::Manifest, id))?;
+        let manifest: Manifest = from_json("a manifest", &plain)?;
         if manifest.format != MANIFEST_FORMAT {
             return Err(Error::damaged(format!("a manifest is of the unknown format {}", manifest.format)));
         }
@@ -84,18 +104,40 @@ impl Vault {
             // Gone before, unless the place went since it was looked at.
             return self.check_identity();
         }
-        let tombstone = Tombstone { manifest: *id, deleted_at: Timestamp::now() };
-        object::put(&*self.store, &self.keys, Class::Tombstone, &to_json(&tombstone)?)?;
-        self.store.sync()?;
+        self.put_tombstone(Tombstone { manifest: Some(*id), ..Tombstone::now() })?;
         self.store.delete(&object::key(Class::Manifest, id))?;
         self.store.sync()?;
         self.check_identity()
     }
 
-    /// The tombstones in the store.
+    /// Says, durably, what is about to be deleted.
+    pub(super) fn put_tombstone(&self, tombstone: Tombstone) -> Result<()> {
+        object::put(&*self.store, &self.keys, Class::Tombstone, &to_json(&tombstone)?)?;
+        self.store.sync()
+    }
+
+    /// The tombstones in the store. What cannot be read tells nothing.
     pub fn tombstones(&self) -> Result<Vec<Tombstone>> {
-        let read = |(id, _)| from_json("a tombstone", &object::get(&*self.store, &self.keys, Class::Tombstone, &id)?);
-        object::list(&*self.store, Class::Tombstone)?.into_iter().map(read).collect()
+        let mut found = Vec::new();
+        for (id, _) in object::list(&*self.store, Class::Tombstone)? {
+            match self.tombstone(&id) {
+                Ok(tombstone) => found.push(tombstone),
+                Err(e) if e.kind == ErrorKind::DestinationFailed => return Err(e),
+                Err(e) => tracing::warn!("a tombstone of vault {} cannot be read: {e}", self.uuid()),
+            }
+        }
+        Ok(found)
+    }
+
+    /// One tombstone.
+    pub(super) fn tombstone(&self, id: &Id) -> Result<Tombstone> {
+        from_json("a tombstone", &self.read(|store| object::get(store, &self.keys, Class::Tombstone, id))?)
+    }
+
+    /// Whose configuration an object of `store` is, and when it was saved.
+    pub(super) fn state_of(&self, store: &dyn ObjectStore, id: &Id) -> Result<(Option<Uuid>, Timestamp)> {
+        let state: State = from_json("a state", &object::get(store, &self.keys, Class::State, id)?)?;
+        Ok((state.machine, state.saved_at))
     }
 
     /// Saves this machine's configuration (a JSON document without secrets) and then removes

@@ -59,7 +59,8 @@ struct Slot {
     wrapped: String,
 }
 
-const PREFIX: &str = "keys/";
+/// Where slots are.
+pub const PREFIX: &str = "keys/";
 
 impl Slot {
     fn associated(&self) -> Vec<u8> {
@@ -107,7 +108,7 @@ pub fn add(
     slot.wrapped = hex(&[wrapped.as_slice(), &tag].concat());
     let bytes = serde_json::to_vec(&slot).map_err(|e| Error::failed(format!("a key slot cannot be written: {e}")))?;
     let id = Id::of(&bytes);
-    store.put(&format!("{PREFIX}{id}"), &bytes)?;
+    store.put(&self::key(&id), &bytes)?;
     store.sync()?;
     Ok(SlotInfo { id, kind, created_at: slot.created_at })
 }
@@ -132,8 +133,8 @@ pub fn list(store: &dyn ObjectStore, vault: Uuid) -> Result<Vec<SlotInfo>> {
     Ok(read(store, vault)?.into_iter().map(|(info, _)| info).collect())
 }
 
-/// Removes a slot; the last one stays.
-pub fn remove(store: &dyn ObjectStore, vault: Uuid, id: &Id) -> Result<()> {
+/// Refuses to remove a slot that is not there or is the last one.
+pub fn check_removal(store: &dyn ObjectStore, vault: Uuid, id: &Id) -> Result<()> {
     let slots = list(store, vault)?;
     if !slots.iter().any(|slot| slot.id == *id) {
         return Err(Error::not_found(format!("the vault has no key {id}")));
@@ -143,8 +144,19 @@ pub fn remove(store: &dyn ObjectStore, vault: Uuid, id: &Id) -> Result<()> {
             "this is the vault's last key, and without one nothing in it can ever be read; add another key first",
         ));
     }
-    store.delete(&format!("{PREFIX}{id}"))?;
+    Ok(())
+}
+
+/// Removes a slot; the last one stays.
+pub fn remove(store: &dyn ObjectStore, vault: Uuid, id: &Id) -> Result<()> {
+    check_removal(store, vault, id)?;
+    store.delete(&key(id))?;
     store.sync()
+}
+
+/// The key of a slot's object.
+pub fn key(id: &Id) -> String {
+    format!("{PREFIX}{id}")
 }
 
 /// The master key, if `secret` opens one of the slots.

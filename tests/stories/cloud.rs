@@ -110,6 +110,15 @@ fn a_vault_in_swift_does_the_main_job() {
     tell(Kind::Swift, "a_vault_in_swift_does_the_main_job");
 }
 
+/// What goes on while the store is killed.
+#[derive(Debug, Clone, Copy)]
+enum Meanwhile {
+    Backup,
+    Restore,
+    Browse,
+    Prune,
+}
+
 #[test]
 fn a_store_that_is_killed_loses_no_backup() {
     needs_root!("a_store_that_is_killed_loses_no_backup");
@@ -119,36 +128,196 @@ fn a_store_that_is_killed_loses_no_backup() {
     destination(&daemon, &server);
     daemon.add("tree", &daemon.source());
     random_files(&daemon.source(), "first", 10, 300_000);
+    let kills = std::env::var("STRONGROOM_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(5);
     let mut good = vec![back_up(&daemon, "tree")];
     let mut dice = Dice::new(11);
     let mut ends = Vec::new();
-    for round in 0..6 {
-        sh(&daemon.source(), &format!("head -c 60000000 /dev/urandom > data{}", round % 2));
-        let begun = daemon.ok("CreateBackup sa{sv} tree 1 vault s cloud");
-        let job = number(&begun["job"]);
-        daemon.wait_running(job);
+    let below = daemon.source();
+    let below = below.strip_prefix("/").unwrap().to_owned();
+    for round in 0..kills {
+        use Meanwhile::{Backup, Browse, Prune, Restore};
+        let what = [Backup, Restore, Backup, Prune, Browse][round % 5];
+        sh(&daemon.source(), &format!("head -c 40000000 /dev/urandom > data{}", round % 2));
+        if !matches!(what, Backup) {
+            good.push(back_up(&daemon, "tree"));
+        }
+        let newest = *good.last().unwrap();
+        let (mut begun, mut reader) = (None, None);
+        let job = match what {
+            Backup => {
+                let answer = daemon.ok("CreateBackup sa{sv} tree 1 vault s cloud");
+                begun = answer["id"].as_u64();
+                Some(number(&answer["job"]))
+            }
+            Restore => {
+                let target = daemon.path("again");
+                sh(daemon.dir(), "rm -rf again; mkdir again");
+                Some(number(&daemon.ok(&format!("RestoreBackup ta{{sv}} {newest} 1 target s {}", target.display()))))
+            }
+            // Deleting gives back space, so there is something to prune.
+            Prune => Some(number(&daemon.ok(&format!("DeleteBackup ta{{sv}} {} 0", good.remove(0))))),
+            Browse => {
+                let file = daemon.browse(newest).join(&below).join(format!("data{}", round % 2));
+                reader = Some(std::thread::spawn(move || std::fs::read(file)));
+                None
+            }
+        };
+        if let Some(job) = job {
+            daemon.wait_running(job);
+        }
         std::thread::sleep(Duration::from_secs_f64(dice.roll() * 1.5));
         server.kill();
         // Sometimes long enough that it cannot be waited for.
         std::thread::sleep(Duration::from_secs_f64(dice.roll() * 4.0));
         server.start_again();
-        let job = daemon.wait(job);
-        match job["state"].as_str().unwrap() {
-            "completed" => good.push(begun["id"].as_u64().unwrap()),
-            "failed" => assert_eq!(job["error_name"], "org.strongroom1.Error.DestinationFailed", "{job}"),
-            other => panic!("{other}: {job}"),
+        let mut end = String::from("read");
+        if let Some(reader) = reader {
+            match reader.join().unwrap() {
+                Ok(bytes) => {
+                    assert!(bytes == std::fs::read(daemon.source().join(format!("data{}", round % 2))).unwrap())
+                }
+                Err(e) => {
+                    assert_eq!(e.raw_os_error(), Some(nix::libc::EIO), "{e}");
+                    end = "EIO".into();
+                }
+            }
         }
-        ends.push(job["state"].as_str().unwrap().to_owned());
+        if let Some(job) = job {
+            let job = daemon.wait(job);
+            end = job["state"].as_str().unwrap().to_owned();
+            match end.as_str() {
+                "completed" => good.extend(begun),
+                "failed" => assert_eq!(job["error_name"], "org.strongroom1.Error.DestinationFailed", "{job}"),
+                other => panic!("{other}: {job}"),
+            }
+            if matches!(what, Restore) && end == "completed" {
+                assert_eq!(differences(&daemon.source(), &daemon.path("again").join(&below)), "");
+            }
+        }
+        ends.push(format!("{what:?} {end}"));
+        daemon.settle();
         good.push(back_up(&daemon, "tree"));
-        daemon.work(&format!("DeleteBackup ta{{sv}} {} 0", good.remove(0)));
+        while good.len() > 2 {
+            daemon.work(&format!("DeleteBackup ta{{sv}} {} 0", good.remove(0)));
+        }
     }
-    println!("backups meanwhile: {ends:?}");
+    println!("meanwhile: {ends:?}");
+    // A deletion that failed is finished by the daemon when it starts.
+    daemon.stop();
+    daemon.start_again();
+    daemon.settle();
     no_orphans(&daemon, &server);
     daemon.work("VerifyVault sa{sv} cloud 1 read_data b true");
     assert_eq!(daemon.completed(), good);
+    assert_eq!(differences(&daemon.source(), &daemon.browse(*good.last().unwrap()).join(&below)), "");
+    daemon.assert_well();
+}
+
+#[test]
+fn everything_rises_from_a_bucket_and_a_recovery_key() {
+    needs_root!("everything_rises_from_a_bucket_and_a_recovery_key");
+    let story = "everything_rises_from_a_bucket_and_a_recovery_key";
+    let Some(server) = Server::start(Kind::Seaweed, story) else { return };
+    let mut daemon = Daemon::start();
+    destination(&daemon, &server);
+    everything(&daemon.source());
+    daemon.add("tree", &daemon.source());
+    let key = daemon.ok("AddVaultKey sa{sv} cloud 1 kind s recovery")["recovery_key"].as_str().unwrap().to_owned();
     let below = daemon.source();
-    let below = below.strip_prefix("/").unwrap();
-    assert_eq!(differences(&daemon.source(), &daemon.browse(*good.last().unwrap()).join(below)), "");
+    let below = below.strip_prefix("/").unwrap().to_owned();
+    let mut kept = Vec::new();
+    for round in 0..4 {
+        random_files(&daemon.source(), &format!("round{round}"), 5, 90_000);
+        let id = back_up(&daemon, "tree");
+        sh(daemon.dir(), &format!("cp -a source kept{id}"));
+        kept.push(id);
+    }
+    let checksums = |daemon: &Daemon| {
+        kept.iter().map(|id| daemon.ok(&format!("GetBackup t {id}"))["checksum"].clone()).collect::<Vec<_>>()
+    };
+    let before = checksums(&daemon);
+    // The machine's own state and cache are lost.
+    assert!(daemon.stop().success());
+    sh(daemon.dir(), "rm -rf state cache vault");
+    daemon.start_again();
+    assert_eq!(daemon.ok("ListBackups a{sv} 0")[0], 0);
+    let (endpoint, login) = (server.endpoint(), credential(&daemon));
+    daemon.ok(&format!(
+        "AddDestination ssa{{sv}} off s3 4 bucket s bucket endpoint s {endpoint} prefix s my/backups credential s {login}"
+    ));
+    let job = daemon.call_with("RebuildCatalog", &["sa{sv}", "off", "1", "recovery_key", "s", &key]).unwrap();
+    let done = daemon.wait(number(&job));
+    assert_eq!((&done["state"], &done["result"]["backups"]), (&"completed".into(), &4.into()), "{done}");
+    assert_eq!(daemon.completed(), kept);
+    assert_eq!(checksums(&daemon), before);
+    for id in &kept[..3] {
+        let copy = daemon.path(&format!("kept{id}"));
+        let target = daemon.restore(*id, &format!("target{id}")).join(&below);
+        // Inodes that are linked from outside of a copy are not.
+        assert_eq!(differences(&copy, &target), "");
+    }
+    assert_eq!(differences(&daemon.source(), &daemon.browse(kept[3]).join(&below)), "");
+    // The trees that were looked at are here by now, as they lie in the bucket.
+    let frames = sh(daemon.dir(), "find cache -path '*frames*' -type f | wc -l");
+    assert_ne!(frames.trim(), "0");
+}
+
+#[test]
+fn a_mirror_in_a_bucket_holds_nothing_up_and_is_enough() {
+    needs_root!("a_mirror_in_a_bucket_holds_nothing_up_and_is_enough");
+    let story = "a_mirror_in_a_bucket_holds_nothing_up_and_is_enough";
+    let Some(mut server) = Server::start(Kind::Seaweed, story) else { return };
+    let mut daemon = Daemon::start();
+    let (endpoint, login) = (server.endpoint(), credential(&daemon));
+    daemon.ok(&format!("AddDestination ssa{{sv}} disk local 1 directory s {}", daemon.path("disk").display()));
+    daemon.ok(&format!("AddDestination ssa{{sv}} off s3 3 bucket s bucket endpoint s {endpoint} credential s {login}"));
+    let refused = daemon.call("AddVault sa{sv} plain 2 destinations as 2 disk off encryption b false").unwrap_err();
+    assert!(refused.message.contains("off") && refused.message.contains("encryption"), "{refused:?}");
+    daemon.ok("AddVault sa{sv} cloud 1 destinations as 2 disk off");
+    random_files(&daemon.source(), "f", 8, 900_000);
+    daemon.add("tree", &daemon.source());
+    let status =
+        |daemon: &Daemon, id: u64| daemon.ok(&format!("GetBackup t {id}"))["destinations"][1]["status"].clone();
+    let current = |daemon: &Daemon, id: u64| {
+        wait_for("the mirror has it", Duration::from_secs(120), || status(daemon, id) == "completed");
+        daemon.settle();
+    };
+    let first = back_up(&daemon, "tree");
+    current(&daemon, first);
+    let packs = |keys: Vec<String>| {
+        keys.iter().filter_map(|k| k.rsplit('/').next().map(str::to_owned)).collect::<BTreeSet<_>>()
+    };
+    let there = packs(server.keys("packs/").0);
+    let here = sh(&daemon.path("disk"), "find packs -type f -printf '%f\n'");
+    assert_eq!(there, here.lines().map(str::to_owned).collect());
+    // Away, it holds nothing up.
+    server.kill();
+    random_files(&daemon.source(), "g", 4, 900_000);
+    let second = back_up(&daemon, "tree");
+    assert_ne!(status(&daemon, second), "completed");
+    server.start_again();
+    // It answers before it works.
+    wait_for("the mirror is caught up", Duration::from_secs(120), || {
+        daemon.wait(number(&daemon.ok("SyncVault sa{sv} cloud 0")))["state"] == "completed"
+    });
+    current(&daemon, second);
+    // The disk dies; the bucket has everything.
+    sh(daemon.dir(), "mv disk lost");
+    let below = daemon.source();
+    let below = below.strip_prefix("/").unwrap().to_owned();
+    for id in [first, second] {
+        let target = daemon.restore(id, &format!("target{id}"));
+        assert!(target.join(&below).join("f00003").exists());
+    }
+    assert_eq!(differences(&daemon.source(), &daemon.path(&format!("target{second}")).join(&below)), "");
+    assert!(daemon.stop().success());
+    daemon.start_again();
+    let mounted = daemon.browse(second).join(&below);
+    wait_for("the mirror is on the mount", Duration::from_secs(60), || mounted.join("f00001").exists());
+    assert_eq!(differences(&daemon.source(), &mounted), "");
+    daemon.ok("UpdateVault sa{sv} cloud 2 destinations as 1 off force b true");
+    back_up(&daemon, "tree");
+    daemon.work("VerifyVault sa{sv} cloud 1 read_data b true");
     daemon.assert_well();
 }
 

@@ -13,18 +13,7 @@ use crate::needs_root;
 
 /// What is on the bus and has no example: it is not built yet, and says so; or it takes a file system that the
 /// place of the examples has not, as snapshots do, which `docs/snapshots.md` tells of.
-const LATER: &[&str] = &[
-    "CopyBackup",
-    "CreateSnapshot",
-    "DeleteSnapshot",
-    "DiffBackups",
-    "FindFiles",
-    "GetSnapshot",
-    "ListSnapshots",
-    "ListVersions",
-    "RestoreSnapshot",
-    "SyncVault",
-];
+const LATER: &[&str] = &["CreateSnapshot", "DeleteSnapshot", "GetSnapshot", "ListSnapshots", "RestoreSnapshot"];
 
 /// A root of its own beside the host's: what the examples write to is in memory and goes with them, `/etc` is a
 /// copy, the rest is the host's.

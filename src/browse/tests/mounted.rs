@@ -47,8 +47,13 @@ impl Place {
         Vault::create(&*store, &new).unwrap();
         let cache_dir = dir.path().join("cache");
         let vault = Vault::open(store, Some(master.clone()), &cache_dir, 8 << 20).unwrap();
-        let access =
-            VaultAccess { uuid, place: crate::store::Place::Local(directory), master: Some(master), cache_dir };
+        let access = VaultAccess {
+            uuid,
+            place: crate::store::Place::Local(directory),
+            others: Vec::new(),
+            master: Some(master),
+            cache_dir,
+        };
         Self { dir, vault, access, ids: 0 }
     }
 

@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::declared::{Declaration, Kind};
 use super::{
-    Event, ObjectKind, Service, destinations, locked, places, projects, resources, schedules, select, tasks, vaults,
+    Event, ObjectKind, Service, destinations, locked, mirrors, places, projects, resources, schedules, select, tasks,
+    vaults,
 };
 use crate::catalog::destination::Place;
 use crate::catalog::{
@@ -40,6 +41,8 @@ struct Outcome {
     /// Whether the mount shows something else now.
     shown: bool,
     forget: Vec<u64>,
+    /// Vaults with mirrors.
+    mirrored: Vec<u64>,
 }
 
 /// Identity and key file of the vaults that were made, by declaration.
@@ -78,6 +81,9 @@ impl Service {
         let done = self.catalog.write(|w| self.declare_all(w, list, Some(&made)))?;
         for id in done.forget {
             self.vaults.forget(id);
+        }
+        for id in done.mirrored {
+            self.mirrors_changed(id, false);
         }
         if done.shown {
             self.show_all();
@@ -189,14 +195,15 @@ impl Service {
     ) -> Result<u64> {
         name::check("vault", &d.name)?;
         let wanted = vaults::take(d.options.clone())?;
-        let place = select::destination(w, &wanted.destination)?;
         let old = named::<VaultRow>(w, 0, &d.name)?;
+        let mut places = mirrors::places(w, old.as_ref(), &wanted.destinations)?;
+        let first = places.first().map(|place| place.id).unwrap_or_default();
         let mut row = match &old {
             Some(row) => {
                 vaults::refuse_removing(row)?;
-                vaults::refuse_other(row, place.id, wanted.encryption)?;
+                vaults::refuse_other(row, wanted.encryption)?;
                 // What the file does not say is what it is by default.
-                let usual = vaults::blank(row.id, &d.name, place.id, row.encryption, row.created_at);
+                let usual = vaults::blank(row.id, &d.name, first, row.encryption, row.created_at);
                 VaultRow {
                     compression: usual.compression,
                     capacity: usual.capacity,
@@ -208,12 +215,14 @@ impl Service {
                 }
             }
             None => {
-                vaults::refuse_taken(w, &place)?;
-                vaults::refuse_plain(&place, wanted.encryption)?;
                 let id = w.next_id::<VaultRow>()?;
-                vaults::blank(id, &d.name, place.id, wanted.encryption, self.now())
+                vaults::blank(id, &d.name, first, wanted.encryption, self.now())
             }
         };
+        if mirrors::change(w, &mut row, &places, false)?.promoted {
+            out.forget.push(row.id);
+            out.shown = true;
+        }
         wanted.settings.apply(w, &mut row)?;
         row.origin = Origin::file(&d.file);
         if let Some(old) = old.as_ref().filter(|old| old.prune == row.prune) {
@@ -230,7 +239,10 @@ impl Service {
             } else if made.is_some() {
                 return Err(Error::invalid_state("the catalog was changed meanwhile; reload again"));
             }
-            out.places.vaults.push((at, row.clone(), place.place));
+            out.places.vaults.push((at, row.clone(), places.swap_remove(0).place));
+        }
+        if !row.mirrors.is_empty() {
+            out.mirrored.push(row.id);
         }
         tell(out, ObjectKind::Vault, row.id, put(w, old.as_ref(), &row)?);
         Ok(row.id)

@@ -57,6 +57,9 @@ fn view(view: snapshot::View) -> archive::View {
 impl Service {
     pub(super) fn run_backup(&self, job: &Job, reread: bool, progress: &Arc<Progress>) -> Result<Report> {
         let mut row = self.backup_of_job(job)?;
+        if let Some(of) = row.copy_of {
+            return self.run_copy(job, row, of, progress);
+        }
         let (vault, open) = self.vault_of_job(job)?;
         let (resource, schedule, parent, never, high_water) = self.catalog.read(|r| {
             // The newest good one in this vault; those before it are not read.

@@ -42,7 +42,7 @@ impl Service {
         progress: &Arc<Progress>,
     ) -> Result<Report> {
         let row = self.backup_of_job(job)?;
-        let (_, open) = self.vault_of_job(job)?;
+        let open = self.vault_to_read(job)?;
         let manifest = self.manifest(&open.vault, &row)?;
         progress.expect(manifest.totals.entries, manifest.totals.bytes);
         let format = match format {

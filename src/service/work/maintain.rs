@@ -1,4 +1,4 @@
-//! Deletion, prune, verification, synchronisation.
+//! Deletion and prune.
 
 use std::sync::Arc;
 
@@ -7,14 +7,12 @@ use serde_json::{Map as Json, json};
 
 use super::Report;
 use crate::catalog::{Backup, Job, Tables, Task, VaultRow, backup, checkpoint};
-use crate::model::{Error, ErrorKind, Id, Progress, Result};
+use crate::model::{Id, Progress, Result};
 use crate::service::{Event, Service, housekeeping, resources};
 use crate::vault::{self, PruneReport};
 
 /// Space that could not be given back is tried for again after this long.
 const PRUNE_AGAIN: SignedDuration = SignedDuration::from_mins(15);
-/// Problems listed in a job's result.
-const LISTED: usize = 1000;
 
 fn pruned(report: &PruneReport) -> Json<String, serde_json::Value> {
     let value = json!({
@@ -103,81 +101,15 @@ impl Service {
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
         let now = self.now();
+        if !dry_run {
+            self.mirrors_behind(row.id);
+        }
         let report = Report { result, ..Report::default() };
         Ok(if dry_run { report } else { report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(now))) })
     }
-
-    pub(super) fn run_verify(&self, job: &Job, read_data: bool, progress: &Arc<Progress>) -> Result<Report> {
-        let (row, open) = self.vault_of_job(job)?;
-        let only: Vec<Id> = match job.backup {
-            None => Vec::new(),
-            Some(_) => self.backup_of_job(job)?.manifest.into_iter().collect(),
-        };
-        let whole = only.is_empty();
-        let found = vault::verify(&open.vault, &only, read_data, progress)?;
-        // What the catalog promises and the vault does not hold is damage too.
-        let promised = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, row.id))?;
-        let there = open.vault.manifests()?;
-        let mut damaged = Vec::new();
-        let mut problems: Vec<serde_json::Value> =
-            found.problems.iter().take(LISTED).map(|p| json!({"object": p.object, "message": p.message})).collect();
-        let mut count = found.problem_count;
-        for backup in promised.iter().filter(|b| !b.deleting) {
-            let Some(manifest) = backup.manifest else { continue };
-            if !(whole || only.contains(&manifest)) {
-                continue;
-            }
-            if !there.contains(&manifest) {
-                count += 1;
-                problems.push(json!({
-                    "object": format!("backups/{manifest}"),
-                    "message": format!("the manifest of backup {} is missing", backup.id),
-                }));
-            } else if !found.damaged_backups.contains(&manifest) {
-                continue;
-            }
-            damaged.push(backup.id);
-        }
-        let mut result = json!({
-            "blobs": found.blobs, "bytes": found.bytes, "problems": count, "read_data": read_data,
-        });
-        if !damaged.is_empty() {
-            result["damaged_backups"] = damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>().into();
-        }
-        if !problems.is_empty() {
-            result["problem_list"] = problems.into();
-        }
-        let mut report = Report::of(result);
-        let now = self.now();
-        if count > 0 {
-            let first = report.result.get("problem_list").and_then(|l| l.get(0)).and_then(|p| p.get("message"));
-            let first = first.and_then(|m| m.as_str()).unwrap_or_default();
-            let message =
-                format!("{count} problems in vault {:?}, {} backups are damaged: {first}", row.name, damaged.len());
-            report.error = Some(Error::new(ErrorKind::Damaged, message));
-        } else if whole {
-            report = report.then(move |w| {
-                note(w, row.id, |v| {
-                    v.last_verified = Some(now);
-                    if read_data {
-                        v.last_read = Some(now);
-                    }
-                })
-            });
-        }
-        Ok(report)
-    }
-
-    pub(super) fn run_sync(&self, job: &Job) -> Result<Report> {
-        let (row, _) = self.vault_of_job(job)?;
-        Ok(Report::of(json!({
-            "copied": 0,
-            "message": format!("vault {:?} has one destination; there is nothing to bring up to date", row.name),
-        })))
-    }
 }
 
-fn note(w: &crate::catalog::Writer, vault: u64, change: impl FnOnce(&mut VaultRow)) -> Result<()> {
+pub(super) fn note(w: &crate::catalog::Writer, vault: u64, change: impl FnOnce(&mut VaultRow)) -> Result<()> {
     w.update::<VaultRow>(vault, |row| {
         change(row);
         Ok(())

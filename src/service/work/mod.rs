@@ -2,8 +2,10 @@
 
 mod backups;
 mod checkpoint;
+mod copy;
 mod export;
 mod maintain;
+mod mirrors;
 mod moment;
 mod rebuild;
 mod remove;
@@ -12,6 +14,7 @@ mod sink;
 mod snapshots;
 mod tasks;
 mod test;
+mod verify;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -135,8 +138,8 @@ impl Work for Service {
             Task::Export { path, format } => self.run_export(&job, path.as_deref(), format, progress),
             Task::Delete => self.run_delete(&job, progress),
             Task::Prune { dry_run } => self.run_prune(&job, *dry_run, progress),
-            Task::Verify { read_data } => self.run_verify(&job, *read_data, progress),
-            Task::Sync => self.run_sync(&job),
+            Task::Verify { read_data, repair } => self.run_verify(&job, *read_data, *repair, progress),
+            Task::Sync => self.run_sync(&job, progress),
             Task::Test { destination } => self.run_test(*destination, progress),
             Task::Rebuild { machine, rename } => self.run_rebuild(&job, machine, *rename, progress),
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
@@ -245,6 +248,8 @@ impl Service {
         }
         if let Some(open) = report.export {
             self.save_configuration(&open);
+            // The mirrors miss that too.
+            self.mirrors_behind(open.id);
         }
         if end.state == State::Failed {
             self.tell_failure(id);
@@ -293,7 +298,7 @@ impl Service {
                     b.error = error.as_ref().map(|e| e.message.clone());
                     Ok(())
                 })?;
-                if let Some(mut resource) = w.get::<Resource>(row.resource)? {
+                if let Some(mut resource) = w.get::<Resource>(row.resource)?.filter(|_| row.copy_of.is_none()) {
                     resource.last_backup = Some(now);
                     w.put(&resource)?;
                     if resource.removed_at.is_none() {
@@ -302,6 +307,7 @@ impl Service {
                     }
                 }
                 retention::replan(w, &row, now)?;
+                retention::replan_vault(w, row.vault, now)?;
                 if let Some(id) = row.schedule.filter(|id| w.get::<Schedule>(*id).is_ok_and(|s| s.is_some())) {
                     events.push(Event::ObjectChanged { kind: super::ObjectKind::Schedule, id });
                 }
@@ -415,6 +421,14 @@ impl Service {
         self.ask_for_unsure(id, &open.vault)?;
         // As it is now: a backup that was found may be the newest.
         Ok((self.catalog.read(|r| r.need(id))?, open))
+    }
+
+    /// The job's vault, or a mirror of it, for reading.
+    fn vault_to_read(&self, job: &Job) -> Result<Arc<OpenVault>> {
+        self.vault_of_job(job).map(|(_, open)| open).or_else(|e| {
+            let id = job.vault.filter(|_| e.kind == ErrorKind::DestinationFailed).ok_or(e)?;
+            self.open_vault_to_read(&self.catalog.read(|r| r.need(id))?)
+        })
     }
 
     fn backup_of_job(&self, job: &Job) -> Result<Backup> {

@@ -19,47 +19,34 @@ impl Service {
     pub(super) fn run_remove(&self, job: &Job, delete_data: bool, progress: &Arc<Progress>) -> Result<Report> {
         let id = job.vault.ok_or_else(|| Error::failed("the job names no vault"))?;
         let Some(row) = self.catalog.read(|r| r.get::<VaultRow>(id))? else { return Ok(Report::default()) };
-        let (place, backups) = self.catalog.write(|w| {
+        let (places, backups) = self.catalog.write(|w| {
             let rows = w.rows_at::<Backup>(backup::BY_VAULT, id)?;
             for mut row in rows.iter().filter(|b| !b.deleting).cloned() {
                 (row.deleting, row.with_vault) = (true, true);
                 w.put(&row)?;
             }
-            let place = row.destinations.first().copied().unwrap_or_default();
-            Ok((w.need::<Destination>(place)?, rows))
+            // Of a mirror that was never filled there is nothing.
+            let filled = row.destinations.iter().filter(|id| row.mirrors.get(id).is_none_or(|mirror| mirror.joined));
+            let places = filled.map(|id| w.need::<Destination>(*id)).collect::<Result<Vec<_>>>()?;
+            Ok((places, rows))
         })?;
         self.show_all();
         let mut deleted = 0_u64;
         if delete_data {
-            let place = self.store_place(&place.place)?;
-            let store = place.open(Patience::WORK)?;
-            match read_config(&*store) {
-                Ok(config) if config.uuid == row.uuid => {
-                    // From the first deletion on there is no way back.
-                    self.catalog.write(|w| {
-                        w.update::<VaultRow>(id, |vault| {
-                            vault.emptied = true;
-                            Ok(())
-                        })
-                    })?;
-                    deleted = empty(&*store, progress)?;
-                }
-                Ok(config) => {
-                    return Err(Error::destination_failed(format!(
-                        "{} holds another vault ({}); mount the right one",
-                        place.title(),
-                        config.uuid
-                    )));
-                }
-                // An earlier attempt got this far.
-                Err(e) if e.kind == ErrorKind::NotFound && row.emptied && was_here(&place) => {}
-                Err(e) if e.kind == ErrorKind::NotFound => {
-                    return Err(Error::destination_failed(format!(
-                        "{} does not hold the vault; mount what does, or remove the vault without its data",
-                        place.title()
-                    )));
-                }
-                Err(e) => return Err(e),
+            let mut stores = Vec::new();
+            for place in &places {
+                stores.extend(self.place_to_empty(&row, place)?);
+            }
+            // From the first deletion on there is no way back.
+            self.catalog.write(|w| {
+                w.update::<VaultRow>(id, |vault| {
+                    vault.emptied = true;
+                    Ok(())
+                })
+            })?;
+            // The mirrors first: what says that there is a vault goes last.
+            for store in stores.iter().rev() {
+                deleted += empty(&**store, progress)?;
             }
         }
         self.vaults.forget(id);
@@ -93,6 +80,28 @@ impl Service {
             }
             Ok(())
         }))
+    }
+}
+
+impl Service {
+    /// A copy of the vault whose objects are to go; none, if an earlier attempt got that far.
+    fn place_to_empty(&self, row: &VaultRow, place: &Destination) -> Result<Option<Arc<dyn ObjectStore>>> {
+        let place = self.store_place(&place.place)?;
+        let store = place.open(Patience::WORK)?;
+        match read_config(&*store) {
+            Ok(config) if config.uuid == row.uuid => Ok(Some(store)),
+            Ok(config) => Err(Error::destination_failed(format!(
+                "{} holds another vault ({}); mount the right one",
+                place.title(),
+                config.uuid
+            ))),
+            Err(e) if e.kind == ErrorKind::NotFound && row.emptied && was_here(&place) => Ok(None),
+            Err(e) if e.kind == ErrorKind::NotFound => Err(Error::destination_failed(format!(
+                "{} does not hold the vault; mount what does, or remove the vault without its data",
+                place.title()
+            ))),
+            Err(e) => Err(e),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::service::restores::volumes;
 impl Service {
     pub(super) fn run_restore(&self, job: &Job, task: &RestoreTask, progress: &Arc<Progress>) -> Result<Report> {
         let row = self.backup_of_job(job)?;
-        let (_, open) = self.vault_of_job(job)?;
+        let open = self.vault_to_read(job)?;
         let manifest = self.manifest(&open.vault, &row)?;
         let (never, units) = self.catalog.read(|r| {
             let resource = r.get::<Resource>(row.resource)?.filter(|_| task.stops_units());

@@ -11,7 +11,7 @@ use crate::model::{Id, IoContext, Result};
 use crate::store::ObjectStore;
 use crate::vault::object;
 use crate::vault::pack::PackRecord;
-use crate::vault::seal::{Class, Keys};
+use crate::vault::seal::Class;
 
 /// An immutable set of runs. Changing the index makes a new set; readers keep the one they have.
 #[derive(Debug, Default, Clone)]
@@ -38,9 +38,9 @@ pub struct Found {
 }
 
 impl LocalIndex {
-    /// The index of what the store holds now, from runs in `dir` where they fit and from index
-    /// objects otherwise.
-    pub fn load(dir: &Path, store: &dyn ObjectStore, keys: &Keys) -> Result<Self> {
+    /// The index of what the store holds now, from runs in `dir` where they fit and otherwise from
+    /// index objects, which `get` reads.
+    pub fn load(dir: &Path, store: &dyn ObjectStore, get: &dyn Fn(&Id) -> Result<IndexObject>) -> Result<Self> {
         fs::create_dir_all(dir).at(|| format!("cannot create {}", dir.display()))?;
         let present: HashSet<Id> = object::list(store, Class::Index)?.into_iter().map(|(id, _)| id).collect();
         let mut found = Vec::new();
@@ -61,7 +61,7 @@ impl LocalIndex {
         let mut fresh: Vec<(Id, IndexObject)> = Vec::new();
         let known: HashSet<Id> = found.iter().flat_map(|r| r.sources.iter().copied()).collect();
         for id in present.iter().filter(|id| !known.contains(id)) {
-            match IndexObject::get(store, keys, id) {
+            match get(id) {
                 Ok(index) => fresh.push((*id, index)),
                 // A prune on the way may have replaced it since it was listed.
                 Err(e) if e.kind == crate::model::ErrorKind::NotFound => {}
@@ -90,7 +90,7 @@ impl LocalIndex {
             let index = match fresh.iter().find(|(fresh, _)| fresh == id) {
                 Some((_, index)) => index.clone(),
                 // Its run was thrown away because it covered superseded objects too.
-                None => IndexObject::get(store, keys, id)?,
+                None => get(id)?,
             };
             this = this.with(*id, &index.supersedes, &index.packs)?;
         }

@@ -3,6 +3,7 @@
 mod damage;
 mod format;
 mod life;
+mod mirrors;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,0 +1,365 @@
+//! Comparing the copies of a vault, object by object, and repairing one from another.
+//!
+//! Every object is named by the SHA-256 of its bytes, so which copy is right needs no vote.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::drop::Dead;
+use super::listing::{Listing, SMALL, SMALL_MAX, Small};
+use super::sync::{needed, read_intact};
+use crate::model::{Error, ErrorKind, Id, Progress, Result};
+use crate::store::ObjectStore;
+use crate::vault::Vault;
+use crate::vault::index::LocalIndex;
+use crate::vault::object;
+use crate::vault::pack::PACK_MAX;
+use crate::vault::seal::Class;
+use crate::vault::writer::lock;
+
+/// Objects that are read at once.
+const THREADS: usize = 4;
+
+/// One copy.
+#[derive(Debug)]
+pub struct Copy<'a> {
+    /// How it is called.
+    pub name: &'a str,
+    /// Where it is.
+    pub store: &'a dyn ObjectStore,
+    /// The manifests that it keeps; all, if it has no limit.
+    pub keep: Option<HashSet<Id>>,
+}
+
+/// What was found in one copy.
+#[derive(Debug, Clone, Default)]
+pub struct CopyReport {
+    /// Objects that were looked at.
+    pub objects: u64,
+    /// What is wrong, by the object's key.
+    pub bad: BTreeMap<String, String>,
+    /// Of these, what is right now.
+    pub repaired: HashSet<String>,
+    /// Packs that are missing or damaged.
+    pub bad_packs: HashSet<Id>,
+    /// Whether it could not be read to the end, and why.
+    pub away: Option<Error>,
+}
+
+impl CopyReport {
+    /// What is still wrong.
+    pub fn left(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.bad.iter().filter(|(key, _)| !self.repaired.contains(*key))
+    }
+
+    fn add(&mut self, key: String, what: impl std::fmt::Display) {
+        self.bad.entry(key).or_insert_with(|| what.to_string());
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Object {
+    key: String,
+    id: Id,
+    limit: u64,
+    pack: bool,
+    /// Its length, where that is known.
+    size: Option<u64>,
+}
+
+impl Object {
+    fn small(class: Small, id: Id) -> Self {
+        Self { key: class.key(&id), id, limit: SMALL_MAX, pack: false, size: None }
+    }
+}
+
+/// What a vault has, and all its copies should have, before they are looked at: what is written
+/// meanwhile is missed nowhere.
+#[derive(Debug)]
+pub struct Before {
+    listing: Listing,
+    index: Arc<LocalIndex>,
+}
+
+impl Before {
+    /// What it has now.
+    pub fn of(vault: &Vault) -> Result<Self> {
+        // Manifests are listed before the index is read: everything they need is in that.
+        let listing = Listing::of(&*vault.store)?;
+        vault.refresh()?;
+        Ok(Self { listing, index: vault.index() })
+    }
+}
+
+/// Compares copies of a vault, the first of which is its own store. With `read_data` every object
+/// is read; else only what is missing or has another length is found. With `repair` a copy gets
+/// what another one has intact, and what was deleted and is there again goes.
+pub fn check_copies(
+    vault: &Vault,
+    before: Before,
+    copies: &[Copy<'_>],
+    read_data: bool,
+    repair: bool,
+    progress: &Progress,
+) -> Result<Vec<CopyReport>> {
+    let mut reports = vec![CopyReport::default(); copies.len()];
+    // Indexes first: what packs there should be is known only when they are whole.
+    let mut listings = vec![before.listing];
+    for (copy, report) in copies.iter().zip(&mut reports).skip(1) {
+        match Listing::of(copy.store) {
+            Ok(listing) => listings.push(listing),
+            Err(e) => {
+                report.away = Some(e);
+                listings.push(Listing::default());
+            }
+        }
+    }
+    let mut check = Check { vault, index: before.index, copies, read_data, repair, progress, reports, listings };
+    let small = check.expected_small()?;
+    check.objects(&small)?;
+    check.risen()?;
+    if check.reports.first().is_some_and(|primary| primary.repaired.iter().any(|key| key.starts_with("index/"))) {
+        vault.refresh()?;
+        check.index = vault.index();
+    }
+    let packs = check.expected_packs()?;
+    let bytes = packs.iter().map(|(object, on)| object.size.unwrap_or_default() * on.len() as u64).sum();
+    progress.expect(0, if read_data { bytes } else { 0 });
+    check.objects(&packs)?;
+    let mended = |pack: &Id| check.mended(pack);
+    let whole: HashSet<Id> = check.index.packs().map(|pack| pack.id).filter(mended).collect();
+    if !whole.is_empty() {
+        vault.note_damage(&whole, &HashSet::new())?;
+    }
+    Ok(check.reports)
+}
+
+struct Check<'a> {
+    vault: &'a Vault,
+    index: Arc<LocalIndex>,
+    copies: &'a [Copy<'a>],
+    read_data: bool,
+    repair: bool,
+    progress: &'a Progress,
+    reports: Vec<CopyReport>,
+    listings: Vec<Listing>,
+}
+
+/// Objects, with the copies that should have them.
+type Expected = Vec<(Object, Vec<usize>)>;
+
+impl Check<'_> {
+    /// The copies that can be read.
+    fn present(&self) -> impl Iterator<Item = usize> {
+        (0..self.copies.len()).filter(|i| self.reports.get(*i).is_some_and(|r| r.away.is_none()))
+    }
+
+    /// Whether a pack of the vault's own was made whole.
+    fn mended(&self, pack: &Id) -> bool {
+        let key = object::key(Class::DataPack, pack);
+        self.reports.first().is_some_and(|primary| primary.repaired.contains(&key))
+    }
+
+    /// All objects of a class that any copy has.
+    fn all(&self, class: Small) -> HashSet<Id> {
+        self.listings.iter().flat_map(|l| l.ids(class).copied()).collect()
+    }
+
+    fn dead(&self) -> Result<Dead> {
+        Dead::read(self.vault, self.all(Small::Tombstone).iter())
+    }
+
+    /// Every copy should have every small object, but what was deleted, old configurations, and
+    /// backups that a limited mirror does not keep.
+    fn expected_small(&self) -> Result<Expected> {
+        let dead = self.dead()?;
+        let newest = self.newest_states();
+        let mut expected = Vec::new();
+        for class in SMALL {
+            for id in self.all(class) {
+                if dead.has(class, &id) || (class == Small::State && !newest.contains(&id)) {
+                    continue;
+                }
+                let keeps = |i: &usize| {
+                    let keep = self.copies.get(*i).and_then(|copy| copy.keep.as_ref());
+                    class != Small::Manifest || keep.is_none_or(|keep| keep.contains(&id))
+                };
+                expected.push((Object::small(class, id), self.present().filter(keeps).collect()));
+            }
+        }
+        Ok(expected)
+    }
+
+    /// The newest configuration of each machine, and those that cannot be read.
+    fn newest_states(&self) -> HashSet<Id> {
+        let mut newest: HashMap<Option<Uuid>, (Timestamp, Id)> = HashMap::new();
+        let mut found = HashSet::new();
+        for id in self.all(Small::State) {
+            let state = self.copies.iter().find_map(|copy| self.vault.state_of(copy.store, &id).ok());
+            match state {
+                Some((machine, saved)) => {
+                    let best = newest.entry(machine).or_insert((saved, id));
+                    *best = (*best).max((saved, id));
+                }
+                None => drop(found.insert(id)),
+            }
+        }
+        found.extend(newest.into_values().map(|(_, id)| id));
+        found
+    }
+
+    /// The packs that the index lists; of a limited mirror those that its backups need.
+    fn expected_packs(&self) -> Result<Expected> {
+        let mut needs: HashMap<usize, HashSet<Id>> = HashMap::new();
+        for i in self.present() {
+            if let Some(keep) = self.copies.get(i).and_then(|copy| copy.keep.as_ref()) {
+                needs.insert(i, needed(self.vault, keep.iter(), self.progress)?);
+            }
+        }
+        let mut seen = HashSet::new();
+        let object = |pack: crate::vault::index::run::RunPack| {
+            let key = object::key(pack.class, &pack.id);
+            let on = self.present().filter(|i| needs.get(i).is_none_or(|needed| needed.contains(&pack.id))).collect();
+            (Object { key, id: pack.id, limit: PACK_MAX, pack: true, size: Some(pack.size) }, on)
+        };
+        Ok(self.index.packs().filter(|pack| seen.insert(pack.id)).map(object).collect())
+    }
+
+    /// Looks at every object in every copy that should have it.
+    fn objects(&mut self, expected: &Expected) -> Result<()> {
+        let next = AtomicUsize::new(0);
+        let found = Mutex::new(Vec::new());
+        let error = Mutex::new(None::<Error>);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS.min(expected.len()) {
+                scope.spawn(|| {
+                    while let Some((object, on)) = expected.get(next.fetch_add(1, Relaxed)) {
+                        if lock(&error).is_some() {
+                            return;
+                        }
+                        match self.progress.check().and_then(|()| self.object(object, on)) {
+                            Ok(results) => lock(&found).extend(results),
+                            Err(e) => drop(lock(&error).get_or_insert(e)),
+                        }
+                    }
+                });
+            }
+        });
+        if let Some(e) = error.into_inner().unwrap_or_default() {
+            return Err(e);
+        }
+        for (i, object, fate) in found.into_inner().unwrap_or_default() {
+            let Some(report) = self.reports.get_mut(i) else { continue };
+            report.objects += 1;
+            match fate {
+                Fate::Whole => {}
+                Fate::Away(e) => drop(report.away.get_or_insert(e)),
+                Fate::Bad { why, repaired } => {
+                    if object.pack && !repaired {
+                        report.bad_packs.insert(object.id);
+                    }
+                    if repaired {
+                        report.repaired.insert(object.key.clone());
+                    }
+                    report.add(object.key, why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn object(&self, object: &Object, on: &[usize]) -> Result<Vec<(usize, Object, Fate)>> {
+        let mut results = Vec::new();
+        let mut bad = Vec::new();
+        for &i in on {
+            let Some(copy) = self.copies.get(i) else { continue };
+            match self.look(i, copy, object) {
+                Ok(()) => results.push((i, object.clone(), Fate::Whole)),
+                Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Damaged) => bad.push((i, copy, e)),
+                Err(e) if i == 0 => return Err(e),
+                Err(e) => results.push((i, object.clone(), Fate::Away(e))),
+            }
+        }
+        let mut intact = None;
+        if !bad.is_empty() && self.repair {
+            // A copy that should not have it may do so all the same.
+            let others = self.copies.iter().enumerate().filter(|(i, _)| !bad.iter().any(|(b, ..)| b == i));
+            let mut reads = others.map(|(_, copy)| read_intact(copy.store, &object.key, &object.id, object.limit));
+            intact = reads.find_map(Result::ok);
+        }
+        for (i, copy, e) in bad {
+            let why = match e.kind {
+                ErrorKind::NotFound => "it is missing".to_owned(),
+                _ => e.message,
+            };
+            let repaired = match &intact {
+                Some(bytes) => match copy.store.put(&object.key, bytes).and_then(|()| copy.store.sync()) {
+                    Ok(()) => true,
+                    Err(e) if i == 0 => return Err(e),
+                    Err(_) => false,
+                },
+                None => false,
+            };
+            results.push((i, object.clone(), Fate::Bad { why, repaired }));
+        }
+        Ok(results)
+    }
+
+    fn look(&self, i: usize, copy: &Copy<'_>, object: &Object) -> Result<()> {
+        let listing = self.listings.get(i);
+        if object.pack {
+            match listing.and_then(|l| l.packs.get(&object.id)).copied() {
+                None => return Err(Error::not_found("it is missing")),
+                Some(size) if Some(size) != object.size => {
+                    let right = object.size.unwrap_or_default();
+                    return Err(Error::damaged(format!("it has {size} bytes instead of {right}")));
+                }
+                Some(_) => {}
+            }
+        } else if !listing.is_some_and(|l| SMALL.iter().any(|class| l.has(*class, &object.id))) {
+            return Err(Error::not_found("it is missing"));
+        }
+        if self.read_data {
+            read_intact(copy.store, &object.key, &object.id, object.limit)?;
+            self.progress.add(0, object.size.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// What was deleted and is there again.
+    fn risen(&mut self) -> Result<()> {
+        let dead = self.dead()?;
+        for i in self.present().collect::<Vec<_>>() {
+            let (Some(copy), Some(listing)) = (self.copies.get(i), self.listings.get(i)) else { continue };
+            let Some(report) = self.reports.get_mut(i) else { continue };
+            let mut found = Vec::new();
+            for class in [Small::Manifest, Small::Index, Small::Key] {
+                found.extend(listing.ids(class).filter(|id| dead.has(class, id)).map(|id| class.key(id)));
+            }
+            // These only take room.
+            let packs = listing.packs.keys().filter(|id| dead.packs.contains(id));
+            let packs: Vec<String> = packs.map(|id| object::key(Class::DataPack, id)).collect();
+            if self.repair {
+                for key in found.iter().chain(&packs) {
+                    copy.store.delete(key)?;
+                }
+                copy.store.sync()?;
+                report.repaired.extend(found.iter().cloned());
+            }
+            for key in found {
+                report.add(key, "it was deleted, and is there again");
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Fate {
+    Whole,
+    Away(Error),
+    Bad { why: String, repaired: bool },
+}
