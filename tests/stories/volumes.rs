@@ -117,7 +117,8 @@ fn an_image_is_stored_without_its_zeros_and_its_changes_alone() {
     assert_eq!((&again["bytes"], &again["unchanged"]), (&0.into(), &1.into()), "{again}");
     let back = onto(&first["id"]);
     same(&before, &restored);
-    assert!(back["bytes"].as_u64().unwrap() <= changed * MIB, "{back}");
+    // What becomes a hole again does so in pieces of 64 KiB.
+    assert!(back["bytes"].as_u64().unwrap() <= changed * MIB * 5 / 4, "{back}");
     assert!(du(&restored) <= data + data / 10, "what should be holes is holes again");
     // In place only with a confirmation, and by the same way.
     let refused = daemon.call(&format!("RestoreBackup ta{{sv}} {} 0", first["id"])).unwrap_err();
@@ -130,7 +131,7 @@ fn an_image_is_stored_without_its_zeros_and_its_changes_alone() {
     let done = daemon.work(&format!("RestoreBackup ta{{sv}} {} 1 confirm b true", first["id"]));
     same(&before, &path);
     assert_eq!(inode(&path), was, "it is the same file");
-    assert!(done["result"]["bytes"].as_u64().unwrap() <= (changed + 1) * MIB, "{done}");
+    assert!(done["result"]["bytes"].as_u64().unwrap() <= (changed + 1) * MIB * 5 / 4, "{done}");
     // Unchanged since, it is not even read.
     let third = daemon.back_up("disk");
     assert!(stored(&third) < MIB, "{third}");
