@@ -11,6 +11,7 @@ pub mod errors;
 mod plan;
 mod reader;
 mod tree;
+mod volume;
 pub mod walker;
 
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ pub struct BackupRequest {
     pub one_file_system: bool,
     /// Directories of Strongroom's own (state, cache, vaults, mount): never read.
     pub never: Vec<PathBuf>,
+    /// A path that is a block device or a file is a volume: stored as one file, what is zero left out.
+    pub volumes: bool,
     /// Read every file again, whatever the change cache says.
     pub reread: bool,
     /// The resource's change cache; made anew if missing, damaged or of another vault.

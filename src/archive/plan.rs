@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::BackupRequest;
+use crate::source::Stat;
+use crate::source::stat::Type;
 
 /// The directories that lead to the resource's paths.
 #[derive(Debug, Default)]
@@ -44,6 +46,8 @@ pub struct View {
     pub is_dir: bool,
     /// The device of the original.
     pub device: (u32, u32),
+    /// What the original was like, where this has other inode numbers and times.
+    pub original: Option<Stat>,
 }
 
 impl BackupRequest {
@@ -55,4 +59,29 @@ impl BackupRequest {
             rest.and_then(|rest| rest.strip_prefix(b"/")) == Some(name)
         })
     }
+
+    /// Whether an entry is a path that is stored as one file whatever it is. Links are followed where
+    /// the system itself makes them.
+    pub(super) fn is_volume(&self, path: impl Fn() -> Vec<u8>, kind: Type) -> bool {
+        if !self.volumes {
+            return false;
+        }
+        let path = path();
+        let fits = match kind {
+            Type::File | Type::BlockDevice => true,
+            Type::Symlink => path.starts_with(b"/dev/"),
+            _ => false,
+        };
+        fits && self.paths.iter().any(|p| p.as_os_str().as_bytes() == path)
+    }
+}
+
+/// The way from the directory `from` to `to`, both absolute.
+pub(super) fn relative(from: &[u8], to: &[u8]) -> (u32, Vec<u8>) {
+    let parts = |path: &[u8]| -> Vec<Vec<u8>> {
+        path.split(|b| *b == b'/').filter(|p| !p.is_empty()).map(<[u8]>::to_vec).collect()
+    };
+    let (from, to) = (parts(from), parts(to));
+    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
+    (u32::try_from(from.len() - common).unwrap_or(u32::MAX), to[common..].join(&b'/'))
 }

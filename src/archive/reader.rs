@@ -43,6 +43,9 @@ pub enum Task {
     Small(Vec<FileItem>),
     /// One file that will be cut.
     Large(Box<FileItem>),
+    /// One block device, perhaps through a link, or disk image, which may be a clone of one that was
+    /// like that.
+    Volume(Box<FileItem>, bool, Option<Stat>),
 }
 
 /// A piece of a large file for whichever worker is free.
@@ -55,17 +58,17 @@ pub struct Chunk {
 
 /// A large file whose chunks are being stored.
 #[derive(Debug)]
-struct LargeFile {
-    item: FileItem,
-    parts: Mutex<Vec<Option<Part>>>,
+pub(super) struct LargeFile {
+    pub item: FileItem,
+    pub parts: Mutex<Vec<Option<Part>>>,
     /// Chunks under way, and one for the reader.
-    pending: AtomicUsize,
+    pub pending: AtomicUsize,
     /// Set by the reader when it is through.
-    end: Mutex<Option<LargeEnd>>,
+    pub end: Mutex<Option<LargeEnd>>,
 }
 
 /// Metadata, size, holes, the key for the change cache, and whether the file changed meanwhile.
-type LargeEnd = (Metadata, u64, Vec<(u64, u64)>, Option<Key>, bool);
+pub(super) type LargeEnd = (Metadata, u64, Vec<(u64, u64)>, Option<Key>, bool);
 
 /// The key for the change cache if the file did not change meanwhile, metadata, size, holes, length of the content.
 type SmallRead = (Option<Option<Key>>, Metadata, u64, Vec<(u64, u64)>, usize);
@@ -80,7 +83,7 @@ pub struct Worker<'a> {
 }
 
 /// Why a file could not be read as it stands.
-enum Trouble {
+pub(super) enum Trouble {
     Vanished,
     Unreadable(String),
 }
@@ -139,6 +142,7 @@ impl Worker<'_> {
             match task {
                 Ok(Task::Small(items)) => items.into_iter().try_for_each(|item| self.small(item))?,
                 Ok(Task::Large(item)) => self.large(*item)?,
+                Ok(Task::Volume(item, link, original)) => self.volume(*item, link, original)?,
                 Err(_) => break,
             }
         }
@@ -275,7 +279,7 @@ impl Worker<'_> {
     }
 
     /// Gives a chunk to a worker that is free, else stores it at once.
-    fn offer(&mut self, large: &Arc<LargeFile>, index: usize, bytes: &[u8]) -> Result<()> {
+    pub(super) fn offer(&mut self, large: &Arc<LargeFile>, index: usize, bytes: &[u8]) -> Result<()> {
         self.context.check()?;
         large.pending.fetch_add(1, AcqRel);
         if self.chunks.as_ref().is_some_and(|chunks| !chunks.is_full()) {
@@ -302,7 +306,7 @@ impl Worker<'_> {
         self.part_done(large)
     }
 
-    fn part_done(&self, large: &Arc<LargeFile>) -> Result<()> {
+    pub(super) fn part_done(&self, large: &Arc<LargeFile>) -> Result<()> {
         if large.pending.fetch_sub(1, AcqRel) != 1 {
             return Ok(());
         }
@@ -325,7 +329,7 @@ impl Worker<'_> {
         item.directory.file(self.context, item.slot, Some((entry, key)))
     }
 
-    fn trouble(&self, item: FileItem, trouble: Trouble) -> Result<()> {
+    pub(super) fn trouble(&self, item: FileItem, trouble: Trouble) -> Result<()> {
         let path = item.directory.child_path(&item.name);
         let entry = match trouble {
             Trouble::Vanished => {
@@ -346,7 +350,7 @@ pub fn unread(name: &[u8]) -> Entry {
     Entry { name: name.to_vec(), meta: Metadata::default(), link: Link::None, kind: Kind::Unread }
 }
 
-fn metadata(file: &File, stat: &Stat, owner: &Arc<Owner>) -> Result<Metadata, Trouble> {
+pub(super) fn metadata(file: &File, stat: &Stat, owner: &Arc<Owner>) -> Result<Metadata, Trouble> {
     Ok(Metadata {
         mode: stat.mode,
         owner: owner.clone(),
@@ -357,7 +361,7 @@ fn metadata(file: &File, stat: &Stat, owner: &Arc<Owner>) -> Result<Metadata, Tr
 }
 
 /// Size and holes of a file of which only `have` bytes outside the holes could be read.
-fn cut_short(size: u64, mut holes: Vec<(u64, u64)>, have: u64) -> (u64, Vec<(u64, u64)>) {
+pub(super) fn cut_short(size: u64, mut holes: Vec<(u64, u64)>, have: u64) -> (u64, Vec<(u64, u64)>) {
     let hollow: u64 = holes.iter().map(|(_, len)| len).sum();
     if hollow + have == size {
         return (size, holes);

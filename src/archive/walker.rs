@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::cache::{CacheReader, CacheWriter, Key};
-use super::plan::Plan;
+use super::plan::{Plan, View, relative};
 use super::reader::{Chunk, FileItem, Task, WHOLE_MAX, Worker, key_of, unread};
 use super::tree::{Context, Directory};
 use super::{BackupOutcome, BackupRequest};
@@ -213,6 +213,7 @@ impl<'a> Walker<'a> {
         for (name, plan) in &plan.below {
             let stat = match self.request.view(&path, name) {
                 Some(view) if plan.wanted && view.is_dir => Stat::of(&view.handle),
+                Some(View { original: Some(stat), .. }) if plan.wanted => Ok(*stat),
                 Some(view) if plan.wanted => Stat::at(&view.handle, name),
                 _ if plan.wanted => Stat::at(fd, name),
                 _ => self.follow(fd, name).map(|(_, stat)| stat),
@@ -423,17 +424,27 @@ impl<'a> Walker<'a> {
         block: &mut super::cache::Block,
     ) -> Result<()> {
         let link = self.link(directory, name, &stat);
-        if let Some(mut entry) = block.take(name, &stat).filter(|entry| self.is_stored(entry)) {
+        let volume = self.request.is_volume(|| directory.child_path(name), stat.kind);
+        // When a device was written to last is written nowhere.
+        let known = if volume && stat.kind != Type::File { None } else { block.take(name, &stat) };
+        if let Some(mut entry) = known.filter(|entry| self.is_stored(entry)) {
             entry.link = link;
             entry.meta.owner = self.owners.get(stat.uid, stat.gid);
             self.context.progress.add(1, if stat.kind == Type::File { stat.size } else { 0 });
             let key = Key { ino: stat.ino, ctime: stat.ctime };
             return directory.file(self.context, slot, Some((entry, Some(key))));
         }
-        if stat.kind == Type::File {
+        if stat.kind == Type::File || volume {
             let owner = self.owners.get(stat.uid, stat.gid);
+            let link = if stat.kind == Type::File { link } else { Link::None };
             let item =
                 FileItem { directory: directory.clone(), slot, dir: fd.clone(), name: name.to_vec(), owner, link };
+            if volume {
+                self.send_batch()?;
+                let view = self.request.view(&directory.path, name);
+                let original = view.and_then(|view| view.original);
+                return self.send(Task::Volume(Box::new(item), stat.kind == Type::Symlink, original));
+            }
             return self.hand_out(item, stat.size);
         }
         self.context.progress.add(1, 0);
@@ -577,14 +588,4 @@ fn names(fd: &Arc<OwnedFd>) -> Result<Vec<Vec<u8>>, Errno> {
     names.sort_unstable();
     names.dedup();
     Ok(names)
-}
-
-/// The way from the directory `from` to `to`, both absolute.
-fn relative(from: &[u8], to: &[u8]) -> (u32, Vec<u8>) {
-    let parts = |path: &[u8]| -> Vec<Vec<u8>> {
-        path.split(|b| *b == b'/').filter(|p| !p.is_empty()).map(<[u8]>::to_vec).collect()
-    };
-    let (from, to) = (parts(from), parts(to));
-    let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
-    (u32::try_from(from.len() - common).unwrap_or(u32::MAX), to[common..].join(&b'/'))
 }

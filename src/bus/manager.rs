@@ -48,8 +48,9 @@ impl Manager {
     /// Declares what is to be backed up, and answers with its id. Keys: `project` (s), `kind` (s: server,
     /// volume, share), `paths` (as, or aay where not UTF-8; absolute), `exclude` (as, gitignore syntax),
     /// `one_file_system` (b), `vault` (s), `browse` (s: root, strict, owner=USER), `units` (as),
-    /// `unit_action` (s: none, freeze, stop), `snapshot` (s: auto, required, off), `extra_info` (s), `databases`
-    /// (aa{sv}, each `kind` s postgresql, mariadb or sqlite; `names`, `socket`, `host`, `port`, `user`, `credential`, `path`, `name`).
+    /// `unit_action` (s: none, freeze, stop; while a snapshot is taken), `snapshot` (s: auto, required, off),
+    /// `extra_info` (s), `databases` (aa{sv}, each `kind` s postgresql, mariadb or sqlite; `names`, `socket`, `host`,
+    /// `port`, `user`, `credential`, `path`, `name`). Paths of a volume are block devices or disk images.
     /// Right: configure, which is as good as root.
     #[zbus(out_args("id"))]
     async fn add_resource(&self, name: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<u64> {
@@ -256,7 +257,8 @@ impl Manager {
     }
 
     /// Restores a backup: to `target` (s, an absolute path, where files stand under their own absolute
-    /// paths), or in place with `confirm` (b) true. Keys: `paths` (as, or aay where not UTF-8; default all),
+    /// paths; of a volume also a block device or image, which it is written onto), or in place with
+    /// `confirm` (b) true. Keys: `paths` (as, or aay where not UTF-8; default all),
     /// `conflict_strategy` (s: overwrite, skip), `error_strategy` (s: continue, fast_fail), `delete` (b: in
     /// place, what the backup does not have goes; default true for whole restores), `dry_run` (b), `type` (s: database
     /// restores those alone), `database` (s: a new database for one dump; needs no confirm). In place, the
@@ -475,7 +477,8 @@ impl Manager {
 
     /// Makes a schedule or changes one, and answers with its id; keys not given keep their value. Keys:
     /// `cron` (s: five fields, six with seconds first, or @daily and the like), `timezone` (s, such as
-    /// Europe/Berlin; default the machine's), `enabled` (b), `what` (s: backup, snapshot), `type` (s: full,
+    /// Europe/Berlin; default the machine's), `enabled` (b), `what` (s: backup, snapshot; what is kept is
+    /// then about those), `type` (s: full,
     /// database), `resources` (as; none: all there are when it runs), `vault` (s; none: each resource's own),
     /// `retention` (u, days; default 30, 0: not by age), `max_backups` (u; 0: any number), `keep_daily`,
     /// `keep_weekly`, `keep_monthly`, `keep_yearly` (u: the last backup of each of so many; with any of them

@@ -10,7 +10,8 @@ use crate::model::ErrorKind;
 
 /// The index of jobs by state ([`State::key`]).
 pub const BY_STATE: u8 = 6;
-/// The index, at 1, of jobs for which units are stopped.
+/// The index, at 1, of jobs after which something is still to be done: units that are held back go
+/// on, commands are run.
 pub const STOPPED: u8 = 28;
 
 /// A job.
@@ -46,6 +47,12 @@ pub struct Job {
     /// Units that were stopped for it and are to be started again.
     #[serde(default)]
     pub units: Vec<String>,
+    /// Whether those were frozen instead, and are to be thawed.
+    #[serde(default)]
+    pub frozen: bool,
+    /// Whether the resource's commands `before` have begun, so that those `after` are to be run.
+    #[serde(default)]
+    pub commands: bool,
     /// What it answers.
     pub result: serde_json::Map<String, serde_json::Value>,
 }
@@ -256,7 +263,7 @@ impl Row for Job {
 
     fn keys(&self) -> Vec<(u8, u64)> {
         let mut keys = vec![(BY_STATE, self.state.key())];
-        if !self.units.is_empty() {
+        if !self.units.is_empty() || self.commands {
             keys.push((STOPPED, 1));
         }
         keys

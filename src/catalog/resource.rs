@@ -56,12 +56,15 @@ pub struct Resource {
     /// Its databases.
     #[serde(default)]
     pub databases: Vec<Database>,
-    /// Commands to run before a backup, as argument lists; from files only.
+    /// Commands to run before a backup or snapshot, as argument lists; from files only.
     #[serde(default)]
     pub before: Vec<Vec<String>>,
-    /// Commands to run after a backup, as argument lists; from files only.
+    /// Commands to run after it, as argument lists; from files only.
     #[serde(default)]
     pub after: Vec<Vec<String>>,
+    /// Seconds that each of them may take.
+    #[serde(default)]
+    pub command_timeout: Option<u32>,
     /// Where it was declared.
     #[serde(default)]
     pub origin: Origin,

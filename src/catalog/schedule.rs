@@ -1,4 +1,4 @@
-//! Schedules: what is backed up by itself, when, and for how long it is kept.
+//! Schedules: what is backed up or snapshotted by itself, when, and for how long that is kept.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,9 @@ pub struct Schedule {
     pub cron: String,
     /// The time zone that the expression is in; empty: the machine's.
     pub timezone: String,
+    /// What it makes.
+    #[serde(default)]
+    pub what: What,
     /// What kind of backup it makes: `full` or `database`.
     pub r#type: String,
     /// The resources it backs up; none: all there are when it runs.
@@ -42,6 +45,9 @@ pub struct Schedule {
     pub last_run: Option<Timestamp>,
     /// The backups of that run.
     pub last_backups: Vec<u64>,
+    /// The snapshots of that run.
+    #[serde(default)]
+    pub last_snapshots: Vec<u64>,
     /// Resources that were left out of that run, and why.
     pub last_skipped: Option<String>,
     /// Resources that could not be backed up in that run, and why.
@@ -53,7 +59,28 @@ pub struct Schedule {
     pub origin: Origin,
 }
 
-/// How long automatic backups are kept, per resource.
+/// What a schedule makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// Backups, in a vault.
+    #[default]
+    Backup,
+    /// Snapshots, beside the data.
+    Snapshot,
+}
+
+impl What {
+    /// Its name on the bus.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Snapshot => "snapshot",
+        }
+    }
+}
+
+/// How long automatic backups or snapshots are kept, per resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keep {
     /// Days; none: as long as the other rules say.
@@ -71,7 +98,7 @@ pub struct Keep {
 }
 
 impl Schedule {
-    /// Whether it backs a resource up.
+    /// Whether it makes something of a resource.
     pub fn covers(&self, resource: u64) -> bool {
         self.resources.is_empty() || self.resources.contains(&resource)
     }

@@ -15,6 +15,8 @@ pub const MANUAL: u8 = 31;
 pub const BY_SCHEDULE: u8 = 32;
 /// The index of completed snapshots by resource.
 pub const GOOD_BY_RESOURCE: u8 = 33;
+/// The index of snapshots that go at some time, by that time in microseconds.
+pub const EXPIRING: u8 = 34;
 
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +57,9 @@ pub struct Snapshot {
     pub created_at: Timestamp,
     /// When it was there.
     pub completed_at: Option<Timestamp>,
+    /// When it goes; none: never.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
     /// What there is to say.
     pub message: Option<String>,
 }
@@ -91,6 +96,9 @@ impl Row for Snapshot {
         }
         if self.automatic {
             keys.push((BY_SCHEDULE, super::backup::group(self.schedule.unwrap_or(0), self.resource)));
+        }
+        if let Some(at) = self.expires_at.filter(|_| !self.deleting) {
+            keys.push((EXPIRING, u64::try_from(at.as_microsecond()).unwrap_or(0)));
         }
         keys
     }

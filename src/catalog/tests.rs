@@ -136,6 +136,8 @@ fn indexes_follow_their_rows() {
         error: None,
         error_kind: None,
         units: Vec::new(),
+        frozen: false,
+        commands: false,
         result: serde_json::Map::new(),
     };
     catalog.write(|w| (1..=3).try_for_each(|id| w.put(&job(id, State::Pending)))).unwrap();

@@ -197,6 +197,9 @@ pub struct ResourceSettings {
     /// What to back up
     #[arg(long = "path", value_name = "PATH", num_args = 1..)]
     pub paths: Vec<PathBuf>,
+    /// server, volume (block devices and disk images) or share
+    #[arg(long)]
+    pub kind: Option<String>,
     /// What to leave out, in gitignore syntax
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
@@ -380,7 +383,7 @@ pub struct Restore {
     /// Only these paths of it
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// Restore below this directory, instead of in place
+    /// Restore below this directory, or a volume onto this device or image, instead of in place
     #[arg(long, value_name = "DIR")]
     pub target: Option<PathBuf>,
     /// Everything, or databases alone
@@ -416,7 +419,7 @@ pub enum ScheduleVerb {
         name: String,
         /// The settings; those not given stay
         #[command(flatten)]
-        settings: ScheduleSettings,
+        settings: Box<ScheduleSettings>,
     },
     /// List schedules
     List,
@@ -451,6 +454,9 @@ pub struct ScheduleSettings {
     /// The time zone of that, such as Europe/Berlin
     #[arg(long, value_name = "ZONE")]
     pub timezone: Option<String>,
+    /// What to make of them [default: backup]
+    #[arg(long, value_parser = ["backup", "snapshot"])]
+    pub what: Option<String>,
     /// A resource to back up; without any, all there are when it runs
     #[arg(long = "resource", value_name = "RESOURCE", num_args = 1.., conflicts_with = "all")]
     pub resources: Vec<String>,
@@ -463,10 +469,10 @@ pub struct ScheduleSettings {
     /// What to back up of them
     #[arg(long = "type", value_parser = ["full", "database"], value_name = "TYPE")]
     pub kind: Option<String>,
-    /// Days that its backups are kept; 0: not by age
+    /// Days that its backups or snapshots are kept; 0: not by age
     #[arg(long, value_name = "DAYS")]
     pub retention: Option<u32>,
-    /// The most backups of a resource; 0: any number
+    /// The most backups or snapshots of a resource; 0: any number
     #[arg(long, value_name = "N")]
     pub max_backups: Option<u32>,
     /// Keep the last backup of each of so many days; with any such rule, age does not count

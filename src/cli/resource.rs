@@ -63,6 +63,7 @@ fn options(settings: &ResourceSettings) -> Result<Options> {
     }
     options
         .set("exclude", list(&settings.exclude))
+        .set("kind", settings.kind.as_deref())
         .set("units", list(&settings.units))
         .set("unit_action", settings.unit_action.as_deref())
         .set("project", settings.project.as_deref())

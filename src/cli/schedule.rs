@@ -11,7 +11,7 @@ use crate::model::{Error, Result};
 pub async fn run(session: &Session, verb: ScheduleVerb) -> Result<u8> {
     match verb {
         ScheduleVerb::Set { name, settings } => {
-            let options = options(settings);
+            let options = options(*settings);
             let id: u64 = session.client.call("SetSchedule", &(&name, options.wire()?)).await?;
             if session.json {
                 output::json(&serde_json::json!({ "id": id }));
@@ -25,13 +25,15 @@ pub async fn run(session: &Session, verb: ScheduleVerb) -> Result<u8> {
         }
         ScheduleVerb::List => {
             let list = session.all("ListSchedules", &Options::default()).await?;
-            let heading = ["id", "name", "enabled", "cron", "resources", "next run", "last run", "result", "overdue"];
+            let heading =
+                ["id", "name", "enabled", "what", "cron", "resources", "next run", "last run", "result", "overdue"];
             Ok(session.list(list, &heading, |s| {
                 let resources = text(s, "resources");
                 vec![
                     text(s, "id"),
                     text(s, "name"),
                     text(s, "enabled"),
+                    text(s, "what"),
                     text(s, "cron"),
                     if resources.is_empty() { "all".to_owned() } else { resources },
                     time(s, "next_run"),
@@ -45,9 +47,9 @@ pub async fn run(session: &Session, verb: ScheduleVerb) -> Result<u8> {
         ScheduleVerb::Plan { schedule } => {
             let plan = session.client.objects("PlanRetention", &schedule).await?;
             let count = plan.len() as u64;
-            Ok(session.list((count, plan), &["backup", "resource", "created", "stays", "why", "until"], |p| {
+            Ok(session.list((count, plan), &["id", "resource", "created", "stays", "why", "until"], |p| {
                 vec![
-                    text(p, "backup"),
+                    if text(p, "backup").is_empty() { text(p, "snapshot") } else { text(p, "backup") },
                     text(p, "resource"),
                     time(p, "created_at"),
                     text(p, "keep"),
@@ -59,7 +61,7 @@ pub async fn run(session: &Session, verb: ScheduleVerb) -> Result<u8> {
         ScheduleVerb::Run { schedule } => start(session, &schedule).await,
         ScheduleVerb::Remove { schedule } => {
             let none = Options::default().wire()?;
-            session.done("removed; its backups stay", "RemoveSchedule", &(&schedule, none)).await
+            session.done("removed; its backups and snapshots stay", "RemoveSchedule", &(&schedule, none)).await
         }
     }
 }
@@ -86,10 +88,10 @@ async fn start(session: &Session, schedule: &str) -> Result<u8> {
     if session.json && failed == 0 {
         output::json_list(ended.len() as u64, &ended);
     } else if !session.json && !ended.is_empty() {
-        output::line(format!("{} backups completed", ended.len()));
+        output::line(format!("{} jobs completed", ended.len()));
     }
     if failed > 0 {
-        return Err(Error::failed(format!("{failed} backups of schedule {schedule} failed")));
+        return Err(Error::failed(format!("{failed} jobs of schedule {schedule} failed")));
     }
     Ok(0)
 }
@@ -100,6 +102,7 @@ fn options(s: ScheduleSettings) -> Options {
     options
         .set("cron", s.cron)
         .set("timezone", s.timezone)
+        .set("what", s.what)
         .set("resources", resources)
         .set("vault", s.vault)
         .set("type", s.kind)

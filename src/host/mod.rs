@@ -3,6 +3,8 @@
 
 mod address;
 pub mod alert;
+pub mod command;
+pub mod freezer;
 pub mod limits;
 pub mod log;
 pub mod notify;

@@ -19,7 +19,7 @@ use crate::model::{Error, IoContext, Result};
 const NAME: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
-const UNIT: &str = "org.freedesktop.systemd1.Unit";
+pub(super) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const BUS: (&str, &str) = ("org.freedesktop.DBus", "/org/freedesktop/DBus");
 
 /// How often whoever waits may change their mind.
@@ -29,13 +29,18 @@ const LOOK: Duration = Duration::from_millis(200);
 /// restored beneath it would go into the directory that it covers.
 const KINDS: &[&str] = &["service", "socket", "timer", "path", "target", "slice", "scope"];
 
-/// Units without which nothing could be started again.
-const NEEDED: &[&str] = &[
+/// Units that the service itself needs, or without which nothing could be started again.
+pub(super) const NEEDED: &[&str] = &[
     "strongroomd.service",
     "strongroom-browse.service",
     "dbus.service",
     "dbus-broker.service",
     "dbus.socket",
+    "polkit.service",
+    "systemd-journald.service",
+    "systemd-journald.socket",
+    "systemd-journald-dev-log.socket",
+    "systemd-udevd.service",
     "basic.target",
     "sysinit.target",
     "multi-user.target",
@@ -57,10 +62,10 @@ pub fn check_name(text: &str) -> Result<()> {
     refuse_needed(text)
 }
 
-fn refuse_needed(id: &str) -> Result<()> {
+pub(super) fn refuse_needed(id: &str) -> Result<()> {
     if NEEDED.contains(&id) {
         return Err(Error::invalid(format!(
-            "{id:?} is needed to start anything again; name the units of the data alone"
+            "{id:?} is needed by Strongroom itself or to start anything again; name the units of the data alone"
         )));
     }
     Ok(())
@@ -108,30 +113,38 @@ pub fn start(address: &BusAddress, units: &[String]) -> Result<Vec<Error>> {
     block(async { all(&connect(address).await?, "StartUnit", units, &|| Ok(())).await })
 }
 
-fn block<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) fn block<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().at(|| "cannot start a runtime")?;
     runtime.block_on(work)
 }
 
-async fn proxy(bus: &Connection, path: &str, interface: &'static str) -> zbus::Result<Proxy<'static>> {
+pub(super) async fn proxy(bus: &Connection, path: &str, interface: &'static str) -> zbus::Result<Proxy<'static>> {
     let builder = zbus::proxy::Builder::<Proxy<'static>>::new(bus).destination(NAME).path(path.to_owned());
     builder.interface(interface).cache_properties(CacheProperties::No).build().await
 }
 
-async fn connect(address: &BusAddress) -> Result<Proxy<'static>> {
+pub(super) async fn connect(address: &BusAddress) -> Result<Proxy<'static>> {
     let bus = address.builder().build().await.map_err(|e| address.unreachable(&e))?;
-    let owned = bus.call_method(Some(BUS.0), BUS.1, Some(BUS.0), "NameHasOwner", &NAME).await;
-    let owned = owned.and_then(|reply| reply.body().deserialize::<bool>()).map_err(Error::failed)?;
-    if !owned {
+    if !is_there(&bus).await? {
         return Err(Error::invalid_state(format!(
-            "there is no service manager on {address} that could stop units; restore into a target, or take the \
-             units from the resource"
+            "there is no service manager on {address} that could stop or freeze units; restore into a target, or take \
+             the units from the resource"
         )));
     }
-    proxy(&bus, PATH, MANAGER).await.map_err(Error::failed)
+    manager(&bus).await
 }
 
-async fn call<B, R>(manager: &Proxy<'_>, method: &'static str, arguments: &B) -> Result<R>
+/// Whether a bus has a service manager.
+pub(super) async fn is_there(bus: &Connection) -> Result<bool> {
+    let owned = bus.call_method(Some(BUS.0), BUS.1, Some(BUS.0), "NameHasOwner", &NAME).await;
+    owned.and_then(|reply| reply.body().deserialize::<bool>()).map_err(Error::failed)
+}
+
+pub(super) async fn manager(bus: &Connection) -> Result<Proxy<'static>> {
+    proxy(bus, PATH, MANAGER).await.map_err(Error::failed)
+}
+
+pub(super) async fn call<B, R>(manager: &Proxy<'_>, method: &'static str, arguments: &B) -> Result<R>
 where
     B: serde::Serialize + DynamicType,
     R: for<'d> DynamicDeserialize<'d>,
@@ -147,6 +160,26 @@ async fn all(
     units: &[String],
     check: &dyn Fn() -> Result<()>,
 ) -> Result<Vec<Error>> {
+    // Listening first: a job may end before the answer that names it is here.
+    let mut ended = listen(manager).await?;
+    let (mut jobs, mut wrong) = (BTreeMap::new(), Vec::new());
+    for unit in units {
+        match call::<_, OwnedObjectPath>(manager, method, &(unit.as_str(), "replace")).await {
+            Ok(path) => drop(jobs.insert(path.to_string(), unit.clone())),
+            Err(e) => wrong.push(e.context(format!("{method} of {unit}"))),
+        }
+    }
+    for (unit, result) in wait(&mut ended, jobs, check).await? {
+        if !["done", "skipped"].contains(&result.as_str()) {
+            let state = format!("{method} of {unit} ended with the result {result:?}; see systemctl status {unit}");
+            wrong.push(Error::failed(state));
+        }
+    }
+    Ok(wrong)
+}
+
+/// Listens for the ends of the manager's jobs.
+pub(super) async fn listen(manager: &Proxy<'_>) -> Result<MessageStream> {
     let rule = zbus::MatchRule::builder()
         .msg_type(zbus::message::Type::Signal)
         .sender(NAME)
@@ -155,22 +188,24 @@ async fn all(
         .member("JobRemoved")
         .build()
         .map_err(Error::failed)?;
-    // Listening first: a job may end before the answer that names it is here.
-    let mut ended = MessageStream::for_match_rule(rule, manager.connection(), None).await.map_err(Error::failed)?;
+    let ended = MessageStream::for_match_rule(rule, manager.connection(), None).await.map_err(Error::failed)?;
     call::<_, ()>(manager, "Subscribe", &()).await?;
-    let (mut jobs, mut wrong) = (BTreeMap::new(), Vec::new());
-    for unit in units {
-        match call::<_, OwnedObjectPath>(manager, method, &(unit.as_str(), "replace")).await {
-            Ok(path) => drop(jobs.insert(path.to_string(), unit)),
-            Err(e) => wrong.push(e.context(format!("{method} of {unit}"))),
-        }
-    }
+    Ok(ended)
+}
+
+/// Waits for the end of jobs, by path, and answers what came of each.
+pub(super) async fn wait(
+    ended: &mut MessageStream,
+    mut jobs: BTreeMap<String, String>,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<Vec<(String, String)>> {
+    let mut results = Vec::new();
     while !jobs.is_empty() {
-        let next = tokio::time::timeout(LOOK, poll_fn(|context| Pin::new(&mut ended).poll_next(context)));
+        let next = tokio::time::timeout(LOOK, poll_fn(|context| Pin::new(&mut *ended).poll_next(context)));
         let message = match next.await {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(_))) => continue,
-            Ok(None) => return Err(Error::failed(format!("the bus has gone before {method} had ended"))),
+            Ok(None) => return Err(Error::failed("the bus has gone before the service manager had ended its work")),
             Err(_) => {
                 check()?;
                 continue;
@@ -179,13 +214,11 @@ async fn all(
         let Ok((_, job, _, result)) = message.body().deserialize::<(u32, OwnedObjectPath, String, String)>() else {
             continue;
         };
-        let Some(unit) = jobs.remove(job.as_str()) else { continue };
-        if !["done", "skipped"].contains(&result.as_str()) {
-            let state = format!("{method} of {unit} ended with the result {result:?}; see systemctl status {unit}");
-            wrong.push(Error::failed(state));
+        if let Some(unit) = jobs.remove(job.as_str()) {
+            results.push((unit, result));
         }
     }
-    Ok(wrong)
+    Ok(results)
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ impl Layout {
     }
 
     /// Where a piece of the content lies in the file: (offset in the file, length), in order.
-    fn places(&self, start: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
+    pub(super) fn places(&self, start: u64, len: u64) -> impl Iterator<Item = (u64, u64)> {
         let end = start + len;
         let first = self.ranges.partition_point(|(_, len, at)| at + len <= start);
         self.ranges[first..].iter().take_while(move |(_, _, at)| *at < end).map(move |(offset, len, at)| {
@@ -153,7 +153,7 @@ pub fn ranges(size: u64, holes: &[(u64, u64)]) -> Vec<(u64, u64, u64)> {
     ranges
 }
 
-fn write_at(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
+pub(super) fn write_at(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match pwrite(&file, bytes, offset) {
             Ok(0) => return Err(Errno::IO),
@@ -169,7 +169,7 @@ fn write_at(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> rustix::io::R
 }
 
 /// Hands a range to `each` in pieces until it says no; `false` then, or if the file ends early.
-fn read_range(
+pub(super) fn read_range(
     file: impl AsFd,
     mut offset: u64,
     mut len: u64,
@@ -195,7 +195,7 @@ fn read_range(
 }
 
 /// Whether all bytes from `at` to `end` are zero; holes are not read.
-fn is_zero(file: impl AsFd, mut at: u64, end: u64, buffer: &mut [u8]) -> rustix::io::Result<bool> {
+pub(super) fn is_zero(file: impl AsFd, mut at: u64, end: u64, buffer: &mut [u8]) -> rustix::io::Result<bool> {
     while at < end {
         at = match seek(&file, SeekFrom::Data(at)) {
             Ok(data) => data,

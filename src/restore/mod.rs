@@ -21,6 +21,7 @@ mod select;
 mod sweep;
 mod tally;
 pub mod tar;
+pub mod volume;
 mod walk;
 
 use std::path::{Path, PathBuf};

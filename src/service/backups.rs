@@ -240,17 +240,12 @@ impl Service {
             }
         }
         let id = w.next_id::<Backup>()?;
-        let message = (!resource.units.is_empty() && resource.unit_action != "none")
-            .then_some("units are not stopped or frozen by this version; files may change while they are read")
-            .or((resource.before.len() + resource.after.len() > 0)
-                .then_some("commands before and after a backup are not run by this version"));
         let row = Backup {
             project_name: w.need::<Project>(resource.project)?.name,
             r#type: wish.kind,
             backup_type: wish.backup_type,
             incremental: wish.incremental,
             description: wish.description,
-            message: message.map(str::to_owned),
             schedule: wish.schedule,
             since_full: wish.since_full,
             checkpoint: wish.checkpoint,

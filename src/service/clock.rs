@@ -116,6 +116,7 @@ impl Service {
     const TICKS: &[(&'static str, Tick)] = &[
         ("schedules", Self::tick_schedules),
         ("expired backups", Self::tick_retention),
+        ("expired snapshots", Self::tick_snapshots),
         ("vaults", Self::tick_housekeeping),
         ("mirrors", Self::tick_mirrors),
         ("overdue schedules", Self::tick_overdue),

@@ -206,6 +206,7 @@ impl Here {
             before: Vec::new(),
             after: Vec::new(),
             databases: databases::without_commands(resource.databases),
+            command_timeout: None,
             origin: Origin::default(),
             ..resource
         })?;
@@ -230,6 +231,7 @@ impl Here {
             enabled: schedule.enabled,
             cron: schedule.cron,
             timezone: schedule.timezone,
+            what: schedule.what,
             r#type: schedule.r#type,
             resources,
             vault,

@@ -9,11 +9,12 @@
 //! | `projects` … `backups`, `schedules`, `checkpoints`, `snapshots`, `restores`, `exports`, `tasks`, `jobs`, `keys` | the use cases, by kind of object |
 //! | `work` | what each kind of job does |
 //! | `history` | files through time: versions, patterns, differences |
-//! | `retention` | which automatic backups go, and when |
+//! | `retention`, `snapretention` | which automatic backups and snapshots go, and when |
+//! | `snapruns` | schedules that take snapshots |
 //! | `mirrors`, `copies` | copies of vaults on other destinations, and of backups in other vaults |
 //! | `housekeeping` | vaults that prune and check themselves |
 //! | `databases` | databases of a resource, and how they are reached |
-//! | `units` | units that are held back meanwhile |
+//! | `units`, `commands` | units that are held back meanwhile, and commands that are run before and after |
 //! | `tell`, `metrics` | who is told what went wrong |
 //! | `places` | where destinations are, and what opens them |
 //! | `submit`, `recover` | how jobs come into the queue, and what a restart makes of them |
@@ -28,6 +29,7 @@ mod backups;
 mod check;
 mod checkpoints;
 mod clock;
+mod commands;
 mod common;
 mod config;
 mod copies;
@@ -61,6 +63,8 @@ mod schedules;
 mod select;
 mod selection;
 mod show;
+mod snapretention;
+mod snapruns;
 mod snapshots;
 mod submit;
 mod taskform;
@@ -151,11 +155,6 @@ impl From<Error> for Unopened {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these guard is whole after every statement.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The error of a use case that is not built yet.
-fn not_built(what: &str, instead: &str) -> Error {
-    Error::invalid_state(format!("{what} is not built into this version; {instead}"))
 }
 
 /// The error of something that comes with a later version.

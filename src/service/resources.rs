@@ -9,11 +9,12 @@ use super::declare::refuse_declared;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::{Event, ObjectKind, Service, check, databases, schedules, select, tasks};
+use crate::catalog::schedule::What;
 use crate::catalog::{
     Backup, Job, Origin, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job, project,
     resource, snapshot,
 };
-use crate::host::units;
+use crate::host::{freezer, units};
 use crate::model::{Args, Database, Error, Map, Result, Value, name};
 
 const FIELDS: &[&str] = &[
@@ -64,6 +65,7 @@ pub(super) struct Settings {
     before: Option<Vec<Vec<String>>>,
     after: Option<Vec<Vec<String>>>,
     databases: Option<Vec<Database>>,
+    command_timeout: Option<u32>,
 }
 
 /// Who gives the settings.
@@ -96,6 +98,11 @@ impl Settings {
             before: commands(&mut args, "before", file)?,
             after: commands(&mut args, "after", file)?,
             databases: databases::take(&mut args, file)?,
+            command_timeout: if file {
+                args.uint("command_timeout", 1, 86_400)?.and_then(|n| u32::try_from(n).ok())
+            } else {
+                None
+            },
         };
         args.finish()?;
         if source != Source::Update && settings.paths.is_none() && settings.databases.iter().flatten().next().is_none()
@@ -139,6 +146,10 @@ impl Settings {
         set(&mut row.before, self.before);
         set(&mut row.after, self.after);
         set(&mut row.databases, self.databases);
+        row.command_timeout = self.command_timeout.or(row.command_timeout);
+        if row.unit_action == "freeze" {
+            row.units.iter().try_for_each(|unit| freezer::check_name(unit)).map_err(|e| e.context("units"))?;
+        }
         databases::check_with_paths(row)
     }
 }
@@ -281,7 +292,8 @@ impl Service {
             };
             let jobs = open_jobs(r)?;
             let mut schedules = r.all::<Schedule>()?;
-            schedules.retain(|s| s.enabled);
+            // A snapshot is lost with its disk: it protects nothing.
+            schedules.retain(|s| s.enabled && s.what == What::Backup);
             let bare = |row: &Resource| row.vault.is_none() && !schedules.iter().any(|s| s.covers(row.id));
             let mut rows = Vec::new();
             for id in ids {
@@ -367,6 +379,7 @@ pub(super) fn blank(id: u64, project: u64, name: &str, now: Timestamp) -> Resour
         databases: Vec::new(),
         before: Vec::new(),
         after: Vec::new(),
+        command_timeout: None,
         origin: Origin::default(),
     }
 }

@@ -10,10 +10,58 @@ use crate::catalog::{Backup, Resource, Tables, Task, VaultRow};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Args, DatabaseKind, Error, Map, Result};
 use crate::restore::database::DumpFile;
+use crate::restore::volume::Onto;
 use crate::restore::{self, Conflict, OnError, RestoreRequest};
 use crate::source::database::place::is_beneath;
 use crate::source::database::{DIRECTORY, Place};
 use crate::vault::Manifest;
+
+/// Which files of a volume's backup are written onto a device or an image that is there, and what
+/// is left to be restored as files are; `None` where nothing is.
+pub(super) fn volumes(
+    vault: &crate::vault::Vault,
+    manifest: &Manifest,
+    task: &RestoreTask,
+) -> Result<(Vec<Onto>, Option<RestoreTask>)> {
+    if manifest.resource.kind != "volume" || task.skip {
+        return Ok((Vec::new(), Some(task.clone())));
+    }
+    let wanted = if task.paths.is_empty() { &manifest.resource.paths } else { &task.paths };
+    if let Some(target) = task.target.as_ref().filter(|target| restore::volume::is_there(target)) {
+        return match wanted.as_slice() {
+            [path] => Ok((vec![Onto { path: path.clone(), target: target.clone() }], None)),
+            _ => Err(Error::invalid(format!(
+                "the target {} takes one volume, and the backup has {}; say by paths which",
+                target.display(),
+                wanted.len()
+            ))),
+        };
+    }
+    if let Some(target) = &task.target {
+        // A directory of that name would be of no use to anybody.
+        return match target.starts_with("/dev") && !target.is_dir() {
+            true => Err(Error::invalid(format!("the target {} is not there, or no block device", target.display()))),
+            false => Ok((Vec::new(), Some(task.clone()))),
+        };
+    }
+    let (mut onto, mut others) = (Vec::new(), Vec::new());
+    for path in wanted {
+        if restore::volume::find(vault, manifest, path)?.is_none() {
+            others.push(path.clone());
+        } else if restore::volume::is_there(path) {
+            onto.push(Onto { path: path.clone(), target: path.clone() });
+        } else if path.starts_with("/dev") {
+            return Err(Error::invalid_state(format!(
+                "the device {} is not there; give another as target",
+                path.display()
+            )));
+        } else {
+            others.push(path.clone());
+        }
+    }
+    let rest = (!others.is_empty()).then(|| RestoreTask { paths: others, ..task.clone() });
+    Ok((onto, rest))
+}
 
 /// What a caller wants restored.
 struct Wish {
@@ -165,7 +213,14 @@ impl Service {
             refuse_commands(&wish.task, resource)?;
         }
         // The rules of the restorer itself, before anything is queued.
-        restore::check(&open.vault, &manifest, &self.restore_request(&wish.task, never, 0))?;
+        let (volumes, rest) = volumes(&open.vault, &manifest, &wish.task)?;
+        let held = resource.as_ref().is_some_and(|r| in_place && !r.units.is_empty());
+        for onto in volumes.iter().filter(|_| !held) {
+            restore::volume::check(&open.vault, &manifest, onto, &never)?;
+        }
+        if let Some(task) = rest {
+            restore::check(&open.vault, &manifest, &self.restore_request(&task, never, 0))?;
+        }
         if let Some(resource) = resource.filter(|_| wish.task.stops_units()) {
             self.check_units(&resource.units)?;
         }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::fields::Fields;
-use super::{Service, backups, select};
+use super::{Service, backups, select, snapretention};
 use crate::catalog::{
     Backup, Destination, Job, Keep, Resource, Schedule, State, Tables, VaultRow, Writer, backup as index,
 };
@@ -19,9 +19,9 @@ use crate::jobs::{Times, cron};
 use crate::model::{Error, ErrorKind, Map, Result};
 
 /// What is due and cannot go yet is looked at again after this long.
-const AGAIN: SignedDuration = SignedDuration::from_mins(1);
+pub(super) const AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// Failed backups go after so many days where their schedule names none.
-const FAILED_DAYS: u32 = 30;
+pub(super) const FAILED_DAYS: u32 = 30;
 
 /// The automatic backups of one resource by one schedule, oldest first.
 fn group(t: &impl Tables, schedule: u64, resource: u64) -> Result<Vec<Backup>> {
@@ -53,16 +53,15 @@ fn over_limit(t: &impl Tables, vault: u64) -> Result<BTreeSet<u64>> {
 }
 
 /// What becomes of the good ones of a group.
-fn decide(t: &impl Tables, schedule: Option<&Schedule>, rows: &[Backup], now: Timestamp) -> Result<Vec<Decision>> {
+fn decide_backups(
+    t: &impl Tables,
+    schedule: Option<&Schedule>,
+    rows: &[Backup],
+    now: Timestamp,
+) -> Result<Vec<Decision>> {
     let good = rows.iter().filter(|b| b.status == State::Completed);
-    let candidates: Vec<Candidate> =
-        good.map(|b| Candidate { id: b.id, at: b.created_at, protected: b.protected }).collect();
-    let (keep, times) = match schedule {
-        None => (Keep::default(), None),
-        Some(s) => (s.keep, Some(Times::parse(&s.cron, &s.timezone)?).filter(|_| s.enabled)),
-    };
-    let zone = cron::zone(schedule.map_or("", |s| &s.timezone))?;
-    let mut decisions = retention::plan(&keep, &zone, &candidates, now, times.as_ref());
+    let candidates = good.map(|b| Candidate { id: b.id, at: b.created_at, protected: b.protected }).collect();
+    let mut decisions = decide(schedule, candidates, now)?;
     let mut over = BTreeSet::new();
     for vault in rows.iter().map(|row| row.vault).collect::<BTreeSet<_>>() {
         over.append(&mut over_limit(t, vault)?);
@@ -71,6 +70,16 @@ fn decide(t: &impl Tables, schedule: Option<&Schedule>, rows: &[Backup], now: Ti
         (decision.keep, decision.reason, decision.expires) = (false, "max_backups of the destination", Some(now));
     }
     Ok(decisions)
+}
+
+/// What becomes of the candidates of one resource.
+pub(super) fn decide(schedule: Option<&Schedule>, candidates: Vec<Candidate>, now: Timestamp) -> Result<Vec<Decision>> {
+    let (keep, times) = match schedule {
+        None => (Keep::default(), None),
+        Some(s) => (s.keep, Some(Times::parse(&s.cron, &s.timezone)?).filter(|_| s.enabled)),
+    };
+    let zone = cron::zone(schedule.map_or("", |s| &s.timezone))?;
+    Ok(retention::plan(&keep, &zone, &candidates, now, times.as_ref()))
 }
 
 /// Writes down when each backup of the group of `of` goes; answers those that have to go now.
@@ -91,7 +100,7 @@ pub(super) fn replan(w: &Writer, of: &Backup, now: Timestamp) -> Result<Vec<u64>
             return Ok(Vec::new());
         }
     };
-    let decisions = decide(w, schedule, &rows, now)?;
+    let decisions = decide_backups(w, schedule, &rows, now)?;
     let failed_days = schedule.and_then(|s| s.keep.days).unwrap_or(FAILED_DAYS);
     let mut gone = Vec::new();
     for row in rows {
@@ -125,6 +134,7 @@ pub(super) fn replan_vault(w: &Writer, vault: u64, now: Timestamp) -> Result<()>
 
 /// Plans every group of a schedule again.
 pub(super) fn replan_schedule(w: &Writer, schedule: u64, now: Timestamp) -> Result<()> {
+    snapretention::replan_schedule(w, schedule, now)?;
     let ids = w.between(index::BY_SCHEDULE, index::group(schedule, 0), index::group(schedule, u64::MAX))?;
     let mut seen = BTreeSet::new();
     for id in ids {
@@ -146,11 +156,11 @@ impl Service {
             for id in r.between(index::BY_SCHEDULE, low, high)? {
                 resources.insert(r.need::<Backup>(id)?.resource);
             }
-            let mut maps = Vec::new();
+            let mut maps = self.plan_snapshots(r, &schedule)?;
             for resource in resources {
                 let rows = group(r, schedule.id, resource)?;
                 let name = r.get::<Resource>(resource)?.map(|r| r.name);
-                for decision in decide(r, Some(&schedule), &rows, self.now())? {
+                for decision in decide_backups(r, Some(&schedule), &rows, self.now())? {
                     let Some(row) = rows.iter().find(|b| b.id == decision.id) else { continue };
                     let mut f = Fields::default();
                     f.set("backup", row.id).set("resource", name.as_deref().unwrap_or(&row.resource_name));

@@ -2,7 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::{not_offered, select, vaults};
+use super::{select, vaults};
+use crate::catalog::schedule::What;
 use crate::catalog::{Keep, Origin, Schedule, Tables};
 use crate::model::{Args, Result};
 
@@ -17,6 +18,7 @@ pub(super) struct Settings {
     enabled: Option<bool>,
     pub cron: Option<String>,
     timezone: Option<String>,
+    what: Option<What>,
     kind: Option<String>,
     resources: Option<Vec<String>>,
     vault: Option<String>,
@@ -37,10 +39,12 @@ fn small(args: &mut Args, key: &str, most: u64) -> Result<Option<u32>> {
 impl Settings {
     pub fn take(mut args: Args) -> Result<Self> {
         let what = args.choice("what", &["backup", "snapshot"])?;
+        let what = what.map(|what| if what == "snapshot" { What::Snapshot } else { What::Backup });
         let settings = Self {
             enabled: args.bool("enabled")?,
             cron: args.string("cron")?,
             timezone: args.string("timezone")?,
+            what,
             kind: args.choice("type", &["full", "database"])?,
             resources: args.strings("resources")?,
             vault: args.string("vault")?,
@@ -54,9 +58,6 @@ impl Settings {
             full_every: small(&mut args, "full_every", MOST)?,
         };
         args.finish()?;
-        if what.as_deref() == Some("snapshot") {
-            return Err(not_offered("what snapshot"));
-        }
         Ok(settings)
     }
 
@@ -67,6 +68,7 @@ impl Settings {
             cron.trim().clone_into(&mut row.cron);
         }
         row.timezone = self.timezone.unwrap_or_else(|| std::mem::take(&mut row.timezone));
+        row.what = self.what.unwrap_or(row.what);
         row.r#type = self.kind.unwrap_or_else(|| std::mem::take(&mut row.r#type));
         if let Some(list) = self.resources {
             row.resources.clear();
@@ -110,6 +112,7 @@ pub(super) fn blank(id: u64, name: &str, now: Timestamp) -> Schedule {
         enabled: true,
         cron: String::new(),
         timezone: String::new(),
+        what: What::Backup,
         r#type: "full".into(),
         resources: Vec::new(),
         vault: None,
@@ -122,6 +125,7 @@ pub(super) fn blank(id: u64, name: &str, now: Timestamp) -> Schedule {
         served: None,
         last_run: None,
         last_backups: Vec::new(),
+        last_snapshots: Vec::new(),
         last_skipped: None,
         last_refused: None,
         overdue: false,

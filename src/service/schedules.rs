@@ -10,9 +10,13 @@ use super::declare::{Change, put, refuse_declared};
 use super::fields::Fields;
 use super::page::Page;
 use super::scheduleform::{Settings, blank};
+use super::snapruns::{self, Engines, Planned};
 use super::submit::Batch;
 use super::{Event, ObjectKind, Service, retention, select};
-use crate::catalog::{Backup, Job, Keep, Project, Resource, Schedule, State, Tables, VaultRow, Writer, backup};
+use crate::catalog::schedule::What;
+use crate::catalog::{
+    Backup, Job, Keep, Project, Resource, Schedule, Snapshot, State, Tables, VaultRow, Writer, backup,
+};
 use crate::jobs::Times;
 use crate::model::{Args, Error, Map, Result, name};
 
@@ -52,7 +56,7 @@ fn times(row: &Schedule) -> Result<Times> {
 }
 
 /// The resources that a schedule backs up now.
-fn covered(t: &impl Tables, row: &Schedule) -> Result<Vec<Resource>> {
+pub(super) fn covered(t: &impl Tables, row: &Schedule) -> Result<Vec<Resource>> {
     let mut found = Vec::new();
     let ids = if row.resources.is_empty() { t.ids::<Resource>()? } else { row.resources.clone() };
     for id in ids {
@@ -78,6 +82,14 @@ fn newest_good(t: &impl Tables, schedule: u64, resource: u64) -> Result<Option<B
     rows.find(|row| row.as_ref().map_or(true, |b| b.status == State::Completed)).transpose()
 }
 
+/// Since when a schedule has something good of a resource.
+fn good_since(t: &impl Tables, row: &Schedule, resource: u64) -> Result<Option<Timestamp>> {
+    Ok(match row.what {
+        What::Backup => newest_good(t, row.id, resource)?.map(|b| b.created_at),
+        What::Snapshot => snapruns::newest_good(t, row.id, resource)?.map(|s| s.created_at),
+    })
+}
+
 /// The latest time whose run should have ended well by now.
 fn expected(times: &Times, now: Timestamp) -> Option<Timestamp> {
     let mut at = times.last(now.checked_sub(LATE_LEAST).ok()?)?;
@@ -96,7 +108,7 @@ pub(super) fn overdue(t: &impl Tables, row: &Schedule, now: Timestamp) -> Result
     let mut found = Vec::new();
     let Some(at) = expected(&times(row)?, now).filter(|at| row.enabled && *at >= row.since) else { return Ok(found) };
     for resource in covered(t, row)? {
-        if resource.created_at <= at && newest_good(t, row.id, resource.id)?.is_none_or(|b| b.created_at < at) {
+        if resource.created_at <= at && good_since(t, row, resource.id)?.is_none_or(|good| good < at) {
             found.push(resource);
         }
     }
@@ -134,6 +146,14 @@ fn selector(t: &impl Tables, resource: &Resource) -> Result<String> {
 /// Writes down a schedule that was `old` before, if what it says can be done.
 pub(super) fn keep(w: &Writer, old: Option<&Schedule>, mut row: Schedule, now: Timestamp) -> Result<Change> {
     let times = times(&row)?;
+    if row.what == What::Snapshot && row.r#type == "database" {
+        return Err(Error::invalid(
+            "type is database, and a snapshot is always of all that a resource holds; leave it out",
+        ));
+    }
+    if row.what == What::Snapshot && row.vault.is_some() {
+        return Err(Error::invalid("vault is given, and snapshots rest beside the data itself; leave it out"));
+    }
     if row.r#type == "database" && row.resources.is_empty() {
         return Err(Error::invalid("type is database, which needs resources; name those that have databases"));
     }
@@ -230,14 +250,15 @@ impl Service {
     /// Runs a schedule now, enabled or not; its own next time stays. Answers the jobs.
     pub fn run_schedule(&self, selector: &str, options: Map) -> Result<Vec<u64>> {
         Args::new(options).finish()?;
+        let engines = self.look_at(&self.catalog.read(|r| select::schedule(r, selector))?)?;
         let run = self.submit_all(|w, batch| {
             let mut row = select::schedule(w, selector)?;
-            let jobs = self.plan_run(w, batch, &mut row)?;
+            let jobs = self.plan_run(w, batch, &mut row, &engines)?;
             if jobs.is_empty() {
                 let reasons = [row.last_refused.as_deref(), row.last_skipped.as_deref()];
                 let why: Vec<&str> = reasons.into_iter().flatten().collect();
                 let why = if why.is_empty() { "there is no resource".to_owned() } else { why.join("; ") };
-                return Err(Error::invalid_state(format!("schedule {:?} has nothing to back up: {why}", row.name)));
+                return Err(Error::invalid_state(format!("schedule {:?} has nothing to do: {why}", row.name)));
             }
             w.put(&row)?;
             Ok(Run { schedule: row, jobs })
@@ -246,8 +267,34 @@ impl Service {
         Ok(run.jobs)
     }
 
-    /// Writes the backups of a run, and what came of it into the schedule's row.
-    fn plan_run(&self, w: &Writer, batch: &mut Batch, row: &mut Schedule) -> Result<Vec<u64>> {
+    /// What a run must know of file systems beforehand.
+    fn look_at(&self, row: &Schedule) -> Result<Engines> {
+        if row.what == What::Snapshot { self.engines_of(row) } else { Ok(Engines::new()) }
+    }
+
+    /// Writes what a run makes, and what came of it into the schedule's row.
+    fn plan_run(&self, w: &Writer, batch: &mut Batch, row: &mut Schedule, engines: &Engines) -> Result<Vec<u64>> {
+        let said = |list: Vec<String>| (!list.is_empty()).then(|| list.join("; "));
+        let mut planned = match row.what {
+            What::Backup => self.plan_backups(w, batch, row)?,
+            What::Snapshot => self.plan_snapshot_run(w, batch, row, engines)?,
+        };
+        if row.resources.iter().any(|id| w.get::<Resource>(*id).is_ok_and(|r| r.is_none_or(|r| r.removed_at.is_some())))
+        {
+            planned.skipped.push("a resource that it names is gone".into());
+        }
+        row.last_run = Some(self.now());
+        (row.last_backups, row.last_snapshots) = (Vec::new(), Vec::new());
+        match row.what {
+            What::Backup => row.last_backups = planned.made,
+            What::Snapshot => row.last_snapshots = planned.made,
+        }
+        (row.last_skipped, row.last_refused) = (said(planned.skipped), said(planned.refused));
+        Ok(planned.jobs)
+    }
+
+    /// Writes the backups of a run.
+    fn plan_backups(&self, w: &Writer, batch: &mut Batch, row: &Schedule) -> Result<Planned> {
         let now = self.now();
         let (mut jobs, mut made) = (Vec::new(), Vec::new());
         let (mut skipped, mut refused): (Vec<String>, Vec<String>) = Default::default();
@@ -302,15 +349,7 @@ impl Service {
                 Err(e) => refused.push(format!("{name} could not be backed up: {e}")),
             }
         }
-        if row.resources.iter().any(|id| w.get::<Resource>(*id).is_ok_and(|r| r.is_none_or(|r| r.removed_at.is_some())))
-        {
-            skipped.push("a resource that it names is gone".into());
-        }
-        let said = |list: Vec<String>| (!list.is_empty()).then(|| list.join("; "));
-        row.last_run = Some(now);
-        row.last_backups = made;
-        (row.last_skipped, row.last_refused) = (said(skipped), said(refused));
-        Ok(jobs)
+        Ok(Planned { jobs, made, skipped, refused })
     }
 
     fn told_run(&self, run: &Run) {
@@ -318,7 +357,7 @@ impl Service {
         for id in &row.last_backups {
             self.emit(Event::BackupChanged { id: *id, status: "pending".into() });
         }
-        tracing::info!("schedule {:?} queued {} backups", row.name, run.jobs.len());
+        tracing::info!("schedule {:?} queued {} {}s", row.name, run.jobs.len(), row.what.name());
         if let Some(skipped) = &row.last_skipped {
             tracing::warn!("schedule {:?}: {skipped}", row.name);
         }
@@ -342,13 +381,15 @@ impl Service {
     }
 
     fn run_due(&self, id: u64, now: Timestamp) -> Result<Option<Timestamp>> {
+        let Some(row) = self.catalog.read(|r| r.get::<Schedule>(id))? else { return Ok(None) };
+        let engines = self.look_at(&row)?;
         let run = self.submit_all(|w, batch| {
             // It may have been changed or removed meanwhile.
             let Some(mut row) = w.get::<Schedule>(id)?.filter(|s| s.enabled && s.due.is_some_and(|due| due <= now))
             else {
                 return Ok(None);
             };
-            let jobs = self.plan_run(w, batch, &mut row)?;
+            let jobs = self.plan_run(w, batch, &mut row, &engines)?;
             row.served = row.due;
             row.due = times(&row)?.next(now);
             w.put(&row)?;
@@ -387,7 +428,7 @@ impl Service {
         let mut f = Fields::default();
         f.set("id", row.id).set("name", row.name.as_str()).set("enabled", row.enabled);
         f.set("cron", row.cron.as_str()).text("timezone", &row.timezone);
-        f.set("what", "backup").set("type", row.r#type.as_str());
+        f.set("what", row.what.name()).set("type", row.r#type.as_str());
         let mut names = Vec::new();
         for id in &row.resources {
             if let Some(resource) = t.get::<Resource>(*id)?.filter(|r| r.removed_at.is_none()) {
@@ -407,7 +448,7 @@ impl Service {
         f.opt("last_result", last_result(t, row)?);
         let late = overdue(t, row, self.now())?;
         let names = late.iter().map(|r| r.name.as_str()).collect::<Vec<_>>().join(", ");
-        let late_words = (!late.is_empty()).then(|| format!("no good backup in time of {names}"));
+        let late_words = (!late.is_empty()).then(|| format!("no good {} in time of {names}", row.what.name()));
         let words: Vec<&str> =
             [&late_words, &row.last_refused, &row.last_skipped].into_iter().flatten().map(String::as_str).collect();
         f.text("message", &words.join("; ")).set("overdue", !late.is_empty()).origin(&row.origin);
@@ -424,6 +465,9 @@ fn last_result(t: &impl Tables, row: &Schedule) -> Result<Option<&'static str>> 
     for id in &row.last_backups {
         states.extend(t.get::<Backup>(*id)?.map(|b| b.status));
     }
+    for id in &row.last_snapshots {
+        states.extend(t.get::<Snapshot>(*id)?.map(|s| s.status));
+    }
     let any = |state: State| states.contains(&state);
     Ok(Some(if any(State::Running) || any(State::Pending) {
         State::Running.name()
@@ -431,7 +475,7 @@ fn last_result(t: &impl Tables, row: &Schedule) -> Result<Option<&'static str>> 
         State::Failed.name()
     } else if any(State::Cancelled) {
         State::Cancelled.name()
-    } else if row.last_backups.is_empty() {
+    } else if row.last_backups.is_empty() && row.last_snapshots.is_empty() {
         "skipped"
     } else {
         State::Completed.name()

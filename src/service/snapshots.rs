@@ -8,7 +8,7 @@ use super::submit::Draft;
 use super::units::Action;
 use super::{Event, ObjectKind, Service, backups, resources, select};
 use crate::catalog::snapshot::{BY_RESOURCE, MANUAL};
-use crate::catalog::{Project, Resource, Snapshot, State, Tables, Task, Writer};
+use crate::catalog::{Project, Resource, Schedule, Snapshot, State, Tables, Task, Writer};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, Value};
 use crate::snapshot::{self, Marker, Store, part_path, swap};
@@ -30,6 +30,8 @@ const FIELDS: &[&str] = &[
     "automatic",
     "created_at",
     "completed_at",
+    "expires_at",
+    "schedule",
     "description",
     "location",
     "message",
@@ -105,6 +107,10 @@ fn snapshot_map(t: &impl Tables, row: &Snapshot) -> Result<Map> {
     f.opt("size", row.size).opt("size_mb", row.size.map(|s| s.div_ceil(1 << 20))).opt("entries", row.entries);
     f.set("automatic", row.automatic).set("description", row.description.as_str());
     f.time("created_at", Some(row.created_at)).time("completed_at", row.completed_at);
+    f.time("expires_at", row.expires_at);
+    if let Some(schedule) = row.schedule {
+        f.opt("schedule", t.get::<Schedule>(schedule)?.map(|s| s.name));
+    }
     let places: Vec<_> = row.parts.iter().enumerate().map(|(i, part)| part_path(&part.mount, row.uuid, i)).collect();
     f.opt("location", (!places.is_empty()).then(|| fields::paths(&places)));
     let message = if row.deleting { Some("it is being deleted") } else { row.message.as_deref() };
@@ -171,6 +177,7 @@ impl Service {
             deleting: false,
             created_at: self.now(),
             completed_at: None,
+            expires_at: None,
             message: Some(if held {
                 "it is being taken; the resource's units are held back meanwhile".into()
             } else {
@@ -337,6 +344,7 @@ fn from_marker(w: &Writer, marker: &Marker, resource: u64) -> Result<Snapshot> {
         deleting: false,
         created_at: marker.created_at,
         completed_at: Some(marker.created_at),
+        expires_at: None,
         message: Some("it was found on its file system by a catalog that did not know it".into()),
     })
 }

@@ -42,6 +42,8 @@ impl Draft {
             error: None,
             error_kind: None,
             units: Vec::new(),
+            frozen: false,
+            commands: false,
             result: serde_json::Map::new(),
         }
     }

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::fields::time;
 use super::jobs::error_name;
 use super::{Event, ObjectKind, Service, locked, schedules};
-use crate::catalog::{Backup, Job, Schedule, State, Tables, Task};
+use crate::catalog::{Backup, Job, Schedule, Snapshot, State, Tables, Task};
 use crate::host::alert;
 use crate::model::Result;
 
@@ -17,6 +17,9 @@ impl Service {
     pub(super) fn tell_failure(&self, job: u64) {
         let found = self.catalog.read(|r| {
             let job: Job = r.need(job)?;
+            if let (Task::Snapshot { snapshot }, State::Failed) = (&job.task, job.state) {
+                self.tell_snapshot(r, &job, *snapshot)?;
+            }
             let (Task::Backup { .. }, State::Failed, Some(backup)) = (&job.task, job.state, job.backup) else {
                 return Ok(None);
             };
@@ -44,6 +47,26 @@ impl Service {
             Ok(None) => {}
             Err(e) => tracing::error!("nobody is notified of job {job}: {e}"),
         }
+    }
+
+    /// The same for a snapshot.
+    fn tell_snapshot(&self, t: &impl Tables, job: &Job, id: u64) -> Result<()> {
+        let row: Snapshot = t.need(id)?;
+        let schedule = row.schedule.map(|id| t.get::<Schedule>(id)).transpose()?.flatten();
+        let Some(schedule) = schedule.filter(|s| s.notify_on_failure) else { return Ok(()) };
+        let facts = [
+            ("EVENT", "snapshot-failed".to_owned()),
+            ("JOB", job.id.to_string()),
+            ("SNAPSHOT", row.id.to_string()),
+            ("RESOURCE", row.resource_name),
+            ("SCHEDULE", schedule.name),
+            ("MACHINE", self.machine().name),
+            ("TIME", time(self.now())),
+            ("ERROR", job.error.clone().unwrap_or_default()),
+            ("ERROR_NAME", job.error_kind.map(error_name).unwrap_or_default().to_owned()),
+        ];
+        alert::start(&job.id.to_string(), &facts);
+        Ok(())
     }
 
     /// Notices, once, that a schedule has become overdue, or is well again.
@@ -74,7 +97,7 @@ impl Service {
                 tracing::info!("schedule {:?} is no longer overdue", row.name);
                 continue;
             }
-            tracing::warn!("schedule {:?} is overdue: no good backup in time of {names}", row.name);
+            tracing::warn!("schedule {:?} is overdue: no good {} in time of {names}", row.name, row.what.name());
             if row.notify_on_failure {
                 let facts = [
                     ("EVENT", "overdue".to_owned()),

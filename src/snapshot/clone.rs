@@ -4,15 +4,19 @@
 //! meanwhile is not. What vanishes while it is being cloned is not in the clone; anything else that
 //! cannot be cloned exactly ends the whole.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::fs::File;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{
-    AtFlags, IFlags, Mode, OFlags, Timespec, Timestamps, fstat, ftruncate, futimens, ioctl_ficlone, ioctl_getflags,
-    ioctl_setflags, linkat, mkdirat, openat, readlinkat, unlinkat,
+    AtFlags, FileType, Gid, IFlags, Mode, OFlags, RawDir, StatxFlags, Timespec, Timestamps, Uid, fchmod, fchown, fstat,
+    ftruncate, futimens, ioctl_ficlone, ioctl_getflags, ioctl_setflags, linkat, mkdirat, openat, readlinkat, statx,
+    unlinkat,
 };
 use rustix::io::Errno;
 
@@ -33,6 +37,8 @@ const ATTEMPTS: u32 = 3;
 const SHARDS: usize = 64;
 /// Directories with longer paths are not entered.
 const PATH_LIMIT: usize = 32 << 10;
+/// The largest block of a file system whose files can be cloned.
+const BLOCK: u64 = 64 << 10;
 /// What must be the same before blocks can be shared.
 const EARLY: IFlags = IFlags::NOCOW.union(IFlags::COMPRESSED);
 
@@ -51,6 +57,60 @@ struct Cloning<'a> {
     firsts: Vec<Mutex<HashMap<u64, First>>>,
     /// Files with several names that become immutable when they have all of them.
     locks: Mutex<Vec<(Vec<u8>, u32)>>,
+}
+
+/// What a new file in a directory is like before anything is set.
+#[derive(Debug, Clone, Copy)]
+struct Fresh {
+    owner: (u32, u32),
+    /// Whether it has no flags, of those that can be set.
+    plain: bool,
+    /// Whether it has the very mode with which it was made.
+    exact: bool,
+}
+
+thread_local! {
+    /// Whether this thread has a mask of its own for the modes of new files, one that masks nothing.
+    /// The threads that clone a tree end with it; what they make is seen by nobody before.
+    static UNMASKED: OnceCell<bool> = const { OnceCell::new() };
+}
+
+impl Fresh {
+    fn of(dir: &OwnedFd) -> rustix::io::Result<Self> {
+        let stat = fstat(dir)?;
+        let process = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let gid = if stat.st_mode & 0o2000 == 0 { process.1 } else { stat.st_gid };
+        let exact = UNMASKED.with(|cell| cell.get().copied().unwrap_or(false));
+        Ok(Self { owner: (process.0, gid), plain: capture::flags(dir) == 0, exact })
+    }
+}
+
+fn unmask() {
+    UNMASKED.with(|cell| {
+        cell.get_or_init(|| {
+            let own = nix::sched::unshare(nix::sched::CloneFlags::CLONE_FS).is_ok();
+            if own {
+                rustix::process::umask(Mode::empty());
+            }
+            own
+        });
+    });
+}
+
+/// The names in a directory, and whether each is of a regular file, as far as the directory says.
+fn listed(dir: &OwnedFd) -> rustix::io::Result<Vec<(Vec<u8>, bool)>> {
+    let own = openat(dir, c".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 32 << 10];
+    let (mut found, mut entries) = (Vec::new(), RawDir::new(own, &mut buffer));
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            found.push((name.to_vec(), entry.file_type() == FileType::RegularFile));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// Whether an error means that what was listed is not there any more.
@@ -93,7 +153,8 @@ pub fn single(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8], shown: 
     let what = || format!("cannot clone {}", shown.display());
     let stat = Stat::at(from, name).at(what)?;
     if stat.kind == Type::File {
-        let (stat, flags) = regular(from, name, to, as_name).at(what)?;
+        let fresh = Fresh::of(to).at(what)?;
+        let (stat, flags) = regular(from, name, to, as_name, fresh).at(what)?;
         set_locks(to, as_name, flags).at(what)?;
         return Ok(Tally { entries: 1, bytes: stat.blocks * 512 });
     }
@@ -122,6 +183,7 @@ impl Cloning<'_> {
     fn directory(&self, path: &[u8]) -> Result<Vec<Vec<u8>>> {
         let fail = |e: Errno| self.failed(path, e.into());
         self.progress.check()?;
+        unmask();
         if path.len() > PATH_LIMIT {
             return Err(self.failed(path, Errno::NAMETOOLONG.into()));
         }
@@ -132,12 +194,13 @@ impl Cloning<'_> {
         };
         let to = below(self.to, path).map_err(fail)?;
         let mut ahead = Vec::new();
-        for name in live::names(&from).map_err(fail)? {
+        let fresh = Fresh::of(&to).map_err(fail)?;
+        for (name, is_file) in listed(&from).map_err(fail)? {
             if path.is_empty() && (self.leave)(&name) {
                 continue;
             }
             let at = child(path, &name);
-            match self.entry(&from, &to, &name, &at) {
+            match self.entry((&from, &to), &name, &at, is_file, fresh) {
                 Ok(true) => ahead.push(at),
                 Ok(false) => {}
                 Err(e) => match e.raw_os_error().map(Errno::from_raw_os_error) {
@@ -164,8 +227,22 @@ impl Cloning<'_> {
     }
 
     /// Clones one entry; a directory is only made, and told by true.
-    fn entry(&self, from: &OwnedFd, to: &OwnedFd, name: &[u8], at: &[u8]) -> std::io::Result<bool> {
-        let stat = Stat::at(from, name)?;
+    fn entry(
+        &self,
+        (from, to): (&OwnedFd, &OwnedFd),
+        name: &[u8],
+        at: &[u8],
+        is_file: bool,
+        fresh: Fresh,
+    ) -> std::io::Result<bool> {
+        let mut opened = None;
+        let stat = if is_file {
+            let (file, stat) = opened_file(from, name)?;
+            opened = Some(file);
+            stat
+        } else {
+            Stat::at(from, name)?
+        };
         let is_dir = stat.kind == Type::Directory;
         // In a snapshot on btrfs, what stands for a subvolume that is not in it is an empty directory.
         if stat.dev != self.device && !(is_dir && stat.ino == ioctl::EMPTY_SUBVOLUME) {
@@ -174,9 +251,12 @@ impl Cloning<'_> {
         let mut bytes = 0;
         match stat.kind {
             Type::Directory => mkdirat(to, name, Mode::RWXU)?,
-            _ if stat.nlink > 1 => bytes = self.linked(from, to, name, at, &stat)?,
+            _ if stat.nlink > 1 => bytes = self.linked((from, to), name, at, &stat, fresh)?,
             Type::File => {
-                let (stat, flags) = regular(from, name, to, name)?;
+                let (stat, flags) = match opened {
+                    Some(file) => cloned(&file, stat, to, name, fresh)?,
+                    None => regular(from, name, to, name, fresh)?,
+                };
                 set_locks(to, name, flags)?;
                 bytes = stat.blocks * 512;
             }
@@ -189,7 +269,14 @@ impl Cloning<'_> {
     }
 
     /// One of several names of an inode: the first is cloned, the others are linked to it.
-    fn linked(&self, from: &OwnedFd, to: &OwnedFd, name: &[u8], at: &[u8], stat: &Stat) -> std::io::Result<u64> {
+    fn linked(
+        &self,
+        (from, to): (&OwnedFd, &OwnedFd),
+        name: &[u8],
+        at: &[u8],
+        stat: &Stat,
+        fresh: Fresh,
+    ) -> std::io::Result<u64> {
         let shard = usize::try_from(stat.ino % SHARDS as u64).unwrap_or(0);
         let Some(shard) = self.firsts.get(shard) else { return Ok(0) };
         // Held while it is cloned: nobody links to it before it is whole.
@@ -204,7 +291,7 @@ impl Cloning<'_> {
             return Ok(0);
         }
         let (now, flags) = match stat.kind {
-            Type::File => regular(from, name, to, name)?,
+            Type::File => regular(from, name, to, name, fresh)?,
             _ => special(from, name, to, name, stat).map(|()| (Stat { blocks: 0, ..*stat }, 0))?,
         };
         if now.ino != stat.ino {
@@ -253,39 +340,76 @@ fn set_locks(dir: &OwnedFd, name: &[u8], flags: u32) -> rustix::io::Result<()> {
     if flags & live::LOCKS.bits() == 0 { Ok(()) } else { meta::lock(live::open_file(dir, name)?, flags) }
 }
 
+/// Opens a regular file; whatever else has its name by now is as good as gone.
+fn opened_file(from: &OwnedFd, name: &[u8]) -> std::io::Result<(File, Stat)> {
+    match file::open(from, name) {
+        Err(e) if e.raw_os_error().is_none() => Err(Errno::STALE.into()),
+        opened => opened,
+    }
+}
+
 /// Clones a regular file, all but what makes it immutable; its status at that moment, with the
 /// blocks of the clone, and its flags.
-fn regular(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8]) -> std::io::Result<(Stat, u32)> {
-    let (file, mut stat) = match file::open(from, name) {
-        // Something else has its name by now: it is gone.
-        Err(e) if e.raw_os_error().is_none() => return Err(Errno::STALE.into()),
-        opened => opened?,
-    };
+fn regular(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8], fresh: Fresh) -> std::io::Result<(Stat, u32)> {
+    let (file, stat) = opened_file(from, name)?;
+    cloned(&file, stat, to, as_name, fresh)
+}
+
+/// The same of an open file. Most files have neither attributes nor flags: for them no more is done
+/// than has to be, since every call to the system counts when there are many.
+fn cloned(file: &File, mut stat: Stat, to: &OwnedFd, as_name: &[u8], fresh: Fresh) -> std::io::Result<(Stat, u32)> {
+    let made = if fresh.exact { stat.mode & 0o777 } else { 0o600 };
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let copy = openat(to, as_name, flags, Mode::RUSR | Mode::WUSR)?;
-    let flags = capture::flags(&file);
-    let (now, early) = (ioctl_getflags(&copy).unwrap_or(IFlags::empty()), IFlags::from_bits_retain(flags) & EARLY);
-    if now & EARLY != early {
-        ioctl_setflags(&copy, (now - EARLY) | early)?;
-    }
-    for attempt in 1.. {
-        if stat.size > 0 {
-            ioctl_ficlone(&copy, &file)?;
+    let copy = openat(to, as_name, flags, Mode::from_raw_mode(made.into()))?;
+    let flags = capture::flags(file);
+    if flags != 0 || !fresh.plain {
+        let (now, early) = (ioctl_getflags(&copy).unwrap_or(IFlags::empty()), IFlags::from_bits_retain(flags) & EARLY);
+        if now & EARLY != early {
+            ioctl_setflags(&copy, (now - EARLY) | early)?;
         }
-        let now = Stat::of(&file)?;
+    }
+    let mut attempt = 1;
+    let (xattrs, times) = loop {
+        if stat.size > 0 {
+            ioctl_ficlone(&copy, file)?;
+        }
+        let xattrs = capture::xattrs(file)?;
+        let (now, times) = looked(file)?;
         let same = !now.changed_since(&stat);
         stat = now;
         if same || attempt == ATTEMPTS {
-            break;
+            break (xattrs, times);
         }
+        attempt += 1;
         ftruncate(&copy, 0)?;
+    };
+    if xattrs.is_empty() && flags == 0 && fresh.plain {
+        let moved = (stat.uid, stat.gid) != fresh.owner;
+        if moved {
+            fchown(&copy, Some(Uid::from_raw(stat.uid)), Some(Gid::from_raw(stat.gid)))?;
+        }
+        // A change of owner clears setuid and setgid.
+        if moved || made != stat.mode {
+            fchmod(&copy, Mode::from_raw_mode(stat.mode.into()))?;
+        }
+        futimens(&copy, &times)?;
+    } else {
+        futimens(&copy, &times)?;
+        dress(Handle::Open(copy.as_fd()), &metadata(&stat, xattrs, flags), Scope::Unlocked)?;
     }
-    times(&file, &copy)?;
-    let want = metadata(&stat, capture::xattrs(&file)?, flags);
-    dress(Handle::Open(copy.as_fd()), &want, Scope::Unlocked)?;
     // The original may have blocks in store beyond its end.
-    stat.blocks = Stat::of(&copy)?.blocks;
+    if stat.blocks * 512 > stat.size.next_multiple_of(BLOCK) {
+        stat.blocks = Stat::of(&copy)?.blocks;
+    }
     Ok((stat, flags))
+}
+
+/// The status of an open file, and its times to be set elsewhere.
+fn looked(file: &File) -> rustix::io::Result<(Stat, Timestamps)> {
+    let all = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
+    let time = |t: rustix::fs::StatxTimestamp| Timespec { tv_sec: t.tv_sec, tv_nsec: t.tv_nsec.into() };
+    let times = Timestamps { last_access: time(all.stx_atime), last_modification: time(all.stx_mtime) };
+    Ok((Stat::from(all), times))
 }
 
 fn special(from: &OwnedFd, name: &[u8], to: &OwnedFd, as_name: &[u8], stat: &Stat) -> std::io::Result<()> {

@@ -72,11 +72,10 @@ pub fn each_directory(visit: impl Fn(&[u8]) -> Result<Vec<Vec<u8>>> + Sync) -> R
         drop(state);
         changed.notify_all();
     };
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, MOST);
-    std::thread::scope(|scope| {
-        (1..workers).for_each(|_| drop(scope.spawn(work)));
-        work();
-    });
+    // Some wait for the journal while others work. None of them is the caller's own thread, which
+    // must stay as it is.
+    let workers = std::thread::available_parallelism().map_or(2, |n| usize::from(n) * 2).clamp(4, MOST);
+    std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
     match state.into_inner().unwrap_or_else(PoisonError::into_inner).failed {
         Some(e) => Err(e),
         None => Ok(()),

@@ -1,21 +1,27 @@
 //! Snapshots that last as long as a backup: what it reads is then of one moment.
 //!
 //! Only btrfs keeps inode numbers and change times in a snapshot, by which a backup finds out what
-//! changed; so only there they are taken.
+//! changed; so only there they are taken. A disk image, which is one file, is cloned wherever files
+//! can be, and what the original was like is told with it.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, mkdirat};
 use uuid::Uuid;
 
 use super::crew::below;
 use super::engine::subvolume_of;
 use super::ioctl::{self, SUBVOLUME_ROOT};
 use super::store::part_name;
-use super::{Place, Store};
+use super::{Place, Store, clone};
 use crate::model::{Error, IoContext, Result};
 use crate::restore::dir::open_dir;
+use crate::source::Stat;
 use crate::source::mounts::{self, Mount};
+use crate::source::stat::Type;
 
 /// A path as such a snapshot holds it.
 #[derive(Debug)]
@@ -28,6 +34,29 @@ pub struct View {
     pub is_dir: bool,
     /// The device of the original.
     pub device: (u32, u32),
+    /// What the original was like, where this is a clone of it.
+    pub original: Option<Stat>,
+}
+
+/// How a path is fixed.
+#[derive(Debug)]
+enum Way {
+    /// By a snapshot of the subvolume; the path from there.
+    Snapshot(OwnedFd, Vec<u8>),
+    /// By a clone of the file of that name in the directory.
+    Clone(OwnedFd, Vec<u8>),
+}
+
+/// A path of which a snapshot can be taken at once.
+#[derive(Debug)]
+struct Ready {
+    path: PathBuf,
+    way: Way,
+    /// The directory for it, and its name there.
+    dir: OwnedFd,
+    name: String,
+    is_dir: bool,
+    device: (u32, u32),
 }
 
 /// Snapshots that go when this does.
@@ -35,6 +64,7 @@ pub struct View {
 pub struct Transient {
     uuid: Uuid,
     stores: Vec<Store>,
+    ready: Vec<Ready>,
     /// The paths that are in them.
     pub views: Vec<View>,
     /// Why the others are not.
@@ -42,34 +72,63 @@ pub struct Transient {
 }
 
 impl Transient {
-    /// Takes them of all paths that allow it. What a daemon that was killed left of the same is
-    /// removed first.
-    pub fn take(uuid: Uuid, paths: &[PathBuf]) -> Result<Self> {
+    /// Prepares them of all paths that allow it: all that takes its time. With `images`, a path that is
+    /// a file is a disk image. What a daemon that was
+    /// killed left of the same is removed first.
+    pub fn prepare(uuid: Uuid, paths: &[PathBuf], images: bool) -> Result<Self> {
         let mounts = mounts::all()?;
         for store in Store::all(&mounts) {
             store.remove(uuid)?;
         }
-        let mut transient = Self { uuid, stores: Vec::new(), views: Vec::new(), without: Vec::new() };
+        let mut transient =
+            Self { uuid, stores: Vec::new(), ready: Vec::new(), views: Vec::new(), without: Vec::new() };
         for (index, path) in paths.iter().enumerate() {
-            match transient.view(path, &mounts, index) {
-                Ok(view) => transient.views.push(view),
+            match transient.look(path, &mounts, index, images) {
+                Ok(ready) => transient.ready.push(ready),
                 Err(e) => transient.without.push(e),
             }
         }
         Ok(transient)
     }
 
-    fn view(&mut self, path: &Path, mounts: &[Mount], index: usize) -> Result<View> {
+    /// Whether there are any to be taken.
+    pub fn is_useful(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes them, one right after the other.
+    pub fn fix(&mut self) {
+        for ready in std::mem::take(&mut self.ready) {
+            match ready.fix() {
+                Ok(view) => self.views.push(view),
+                Err(e) => self.without.push(e),
+            }
+        }
+    }
+
+    fn look(&mut self, path: &Path, mounts: &[Mount], index: usize, images: bool) -> Result<Ready> {
         let shown = path.display();
         let what = || format!("cannot take a snapshot of {shown} to read from");
-        let fs = Place::look(path, mounts)?.map(|place| place.mount.fs);
-        if let Some(fs) = fs.filter(|fs| fs != "btrfs") {
+        let there = Place::look(path, mounts)?;
+        let image = images && there.as_ref().is_some_and(|place| place.found.stat.kind == Type::File);
+        let fs = there.map(|place| place.mount.fs);
+        let other = fs.as_ref().is_some_and(|fs| fs != "btrfs");
+        if let Some(fs) = fs.filter(|_| other && !image) {
             return Err(Error::invalid_state(format!(
                 "{shown} ({fs}) allows no snapshots to read from, which keep inode numbers and change times; put it on \
                  btrfs, or set snapshot to auto"
             )));
         }
         let place = Place::check(path, mounts)?;
+        if image && other {
+            let (store, dir) = Store::begin(&place.mount, self.uuid)?;
+            if !self.stores.iter().any(|s| s.uuid == store.uuid) {
+                self.stores.push(store);
+            }
+            let (name, device) = (part_name(index), place.found.stat.dev);
+            let way = Way::Clone(place.parent, path.file_name().map(OsStr::as_bytes).unwrap_or_default().to_vec());
+            return Ok(Ready { path: path.to_owned(), way, dir, name, is_dir: false, device });
+        }
         let (subvolume, inner) = if place.found.is_dir() && place.found.stat.ino == SUBVOLUME_ROOT {
             (place.open()?, Vec::new())
         } else {
@@ -91,21 +150,45 @@ impl Transient {
         if !self.stores.iter().any(|s| s.uuid == store.uuid) {
             self.stores.push(store);
         }
-        let name = part_name(index);
-        ioctl::snapshot(subvolume, &dir, name.as_bytes(), true).at(what)?;
-        let root = open_dir(&dir, name.as_bytes()).at(what)?;
-        let is_dir = place.found.is_dir();
-        let to = if is_dir { inner.as_slice() } else { super::engine::split(&inner).0 };
-        let handle = below(&root, to).at(what)?;
-        let device = place.found.stat.dev;
-        Ok(View { path: path.to_owned(), handle, is_dir, device })
+        Ok(Ready {
+            path: path.to_owned(),
+            way: Way::Snapshot(subvolume, inner),
+            dir,
+            name: part_name(index),
+            is_dir: place.found.is_dir(),
+            device: place.found.stat.dev,
+        })
     }
 
     /// Removes them; what cannot be removed is removed by the next start.
     pub fn remove(&mut self) -> Result<()> {
+        self.ready.clear();
         self.views.clear();
         let uuid = self.uuid;
         self.stores.drain(..).try_for_each(|store| store.remove(uuid))
+    }
+}
+
+impl Ready {
+    fn fix(self) -> Result<View> {
+        let what = || format!("cannot take a snapshot of {} to read from", self.path.display());
+        let (handle, original) = match &self.way {
+            Way::Snapshot(subvolume, inner) => {
+                ioctl::snapshot(subvolume, &self.dir, self.name.as_bytes(), true).at(what)?;
+                let root = open_dir(&self.dir, self.name.as_bytes()).at(what)?;
+                let to = if self.is_dir { inner.as_slice() } else { super::engine::split(inner).0 };
+                (below(&root, to).at(what)?, None)
+            }
+            Way::Clone(from, name) => {
+                mkdirat(&self.dir, self.name.as_str(), Mode::RWXU).at(what)?;
+                let dir = open_dir(&self.dir, self.name.as_bytes()).at(what)?;
+                // As it was before: what changes while it is cloned looks newer than this.
+                let original = Stat::at(from, name).at(what)?;
+                clone::single(from, name, &dir, name, &self.path)?;
+                (dir, Some(original))
+            }
+        };
+        Ok(View { path: self.path, handle, is_dir: self.is_dir, device: self.device, original })
     }
 }
 

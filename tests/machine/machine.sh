@@ -22,7 +22,8 @@ start() {
     mount -t tmpfs -o size=6G,mode=755 machine "$work"
     mkdir "$work"/{upper,work,root}
     mount -t overlay -o "lowerdir=$1,upperdir=$work/upper,workdir=$work/work" machine "$work/root"
-    setsid systemd-nspawn --quiet --boot --directory="$work/root" --machine="${work##*.}" --register=no --keep-unit \
+    # Units can be frozen in the unified hierarchy alone, which it has wherever the kernel has it.
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 setsid systemd-nspawn --quiet --boot --directory="$work/root" --machine="${work##*.}" --register=no --keep-unit \
         --private-network --bind=/dev/fuse --console=passive --link-journal=no < /dev/null > "$work/console" 2>&1 &
     nspawn=$!
     local i state=

@@ -29,6 +29,8 @@ mod restart;
 mod scale;
 mod schedules;
 mod secrets;
+mod snapshot_schedules;
+mod snapshot_writers;
 mod snapshots;
 mod sources;
 #[cfg(feature = "s3")]
@@ -36,3 +38,4 @@ mod stores;
 mod tasks;
 mod trouble;
 mod units;
+mod volumes;

@@ -416,6 +416,9 @@ fn d7_units_that_cannot_be_held_back_are_told() {
     assert_eq!(place.ours(), "");
     let made = daemon.ok("CreateSnapshot ssa{sv} web two 1 unit_action s none");
     assert_eq!(daemon.wait(number(&made["job"]))["state"], "completed");
+    // A backup of no one moment is better than none, and says so.
+    let backup = daemon.back_up("web");
+    assert!(backup["message"].as_str().unwrap().contains("no units were held back"), "{backup}");
 }
 
 #[test]

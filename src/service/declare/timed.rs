@@ -27,6 +27,7 @@ pub(super) fn declare_schedule(w: &Writer, d: &Declaration, now: Timestamp, out:
                 enabled: usual.enabled,
                 cron: usual.cron,
                 timezone: usual.timezone,
+                what: usual.what,
                 r#type: usual.r#type,
                 resources: usual.resources,
                 vault: usual.vault,

@@ -7,7 +7,7 @@ use crate::archive::{self, BackupRequest};
 use crate::catalog::{Backup, Job, Resource, Schedule, State, Tables, VaultRow, backup};
 use crate::model::{Id, Progress, Result};
 use crate::service::{Service, check};
-use crate::snapshot::{self, Transient};
+use crate::snapshot;
 use crate::vault::manifest::{MANIFEST_FORMAT, Source};
 use crate::vault::{Manifest, VaultWriter};
 
@@ -39,9 +39,19 @@ pub(in crate::service) fn note_success(resource: &mut Resource, row: &Backup) {
     resource.last_entries = row.entries;
 }
 
+/// Adds to what there is to say of a backup.
+fn say(row: &mut Backup, words: Option<String>) {
+    if let Some(words) = words {
+        row.message = Some(match row.message.take() {
+            Some(said) => format!("{said}; {words}"),
+            None => words,
+        });
+    }
+}
+
 fn view(view: snapshot::View) -> archive::View {
-    let snapshot::View { path, handle, is_dir, device } = view;
-    archive::View { path, handle: Arc::new(handle), is_dir, device }
+    let snapshot::View { path, handle, is_dir, device, original } = view;
+    archive::View { path, handle: Arc::new(handle), is_dir, device, original }
 }
 
 impl Service {
@@ -69,20 +79,11 @@ impl Service {
         let writer = VaultWriter::start(&open.vault, compression)?;
         // Before anything is held back: dumps need their servers.
         let dumps = databases.store(&writer, began, progress)?;
-        let mut transient = match resource.snapshot.as_str() {
-            "off" => None,
-            _ if paths.is_empty() => None,
-            "required" => Some(Transient::take(row.uuid, &paths)?),
-            _ => Transient::take(row.uuid, &paths)
-                .inspect_err(|e| tracing::warn!("backup {} reads what is there now, and no snapshot: {e}", row.id))
-                .ok(),
+        let mut moment = match paths.is_empty() {
+            true => None,
+            false => Some(self.moment(&row, &resource, progress)?),
         };
-        if let Some(why) = transient.as_ref().and_then(|t| t.without.first())
-            && resource.snapshot == "required"
-        {
-            return Err(why.clone().context("the resource requires a snapshot to be backed up from"));
-        }
-        let views = transient.as_mut().map(|t| std::mem::take(&mut t.views)).unwrap_or_default();
+        let views = moment.as_mut().map(|m| m.views()).unwrap_or_default();
         let through = views.len();
         let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
         crate::catalog::private_dir(&caches)?;
@@ -92,6 +93,7 @@ impl Service {
             exclude: resource.exclude.clone(),
             one_file_system: resource.one_file_system,
             never,
+            volumes: resource.kind == "volume",
             reread,
             change_cache: caches.join(resource.id.to_string()),
             compression,
@@ -102,7 +104,12 @@ impl Service {
         }
         let outcome = archive::backup_into(&open.vault, writer, dumps, &request, progress)?;
         // What was read is read.
-        drop(transient);
+        let mut result = serde_json::json!({
+            "files": outcome.totals.files, "bytes": outcome.totals.bytes,
+            "stored": outcome.stored, "errors": outcome.errors, "paths_from_snapshots": through,
+            "databases": databases.count(),
+        });
+        let words = moment.and_then(|moment| moment.end(&mut result));
         progress.check()?;
         progress.set_current("");
         let manifest = Manifest {
@@ -150,15 +157,11 @@ impl Service {
         databases.note(&mut row);
         progress.expect(outcome.totals.entries, outcome.totals.bytes);
         let (id, vault_id, resource_id) = (row.id, vault.id, resource.id);
-        let mut report = Report::of(serde_json::json!({
-            "files": outcome.totals.files, "bytes": outcome.totals.bytes,
-            "stored": outcome.stored, "errors": outcome.errors, "paths_from_snapshots": through,
-            "databases": databases.count(),
-        }))
-        .then(move |w| {
+        let mut report = Report::of(result).then(move |w| {
             let row = w.update::<Backup>(id, |row| {
                 fill(row, object, &manifest);
                 databases.note(row);
+                say(row, words);
                 Ok(())
             })?;
             w.update::<VaultRow>(vault_id, |vault| {

@@ -7,6 +7,7 @@ mod databases;
 mod export;
 mod maintain;
 mod mirrors;
+mod moment;
 mod rebuild;
 mod remove;
 mod restore;
@@ -26,7 +27,7 @@ use super::jobs::error_name;
 use super::journal::About;
 use super::open::OpenVault;
 use super::recover::stopped;
-use super::{Event, Service, housekeeping, locked, retention};
+use super::{Event, Service, housekeeping, locked, retention, snapretention};
 use crate::archive::PathError;
 use crate::catalog::{Backup, Checkpoint, Job, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job};
 use crate::jobs::{Live, Work};
@@ -289,6 +290,7 @@ impl Service {
         w.put(&row)?;
         let mut events = tasks::follow(w, &row)?;
         snapshots::note_end(w, &row.task, error.as_ref())?;
+        snapretention::follow(w, &row, now)?;
         match (&row.task, row.backup, &error) {
             (Task::Backup { .. }, Some(backup), _) => {
                 let row = w.update::<Backup>(backup, |b| {

@@ -9,8 +9,9 @@ use super::{Report, error_list};
 use crate::catalog::job::RestoreTask;
 use crate::catalog::{Job, Resource, Tables};
 use crate::model::{Error, Progress, Result};
-use crate::restore;
+use crate::restore::{self, RestoreOutcome};
 use crate::service::Service;
+use crate::service::restores::volumes;
 
 impl Service {
     pub(super) fn run_restore(&self, job: &Job, task: &RestoreTask, progress: &Arc<Progress>) -> Result<Report> {
@@ -21,7 +22,8 @@ impl Service {
             let resource = r.get::<Resource>(row.resource)?.filter(|_| task.stops_units());
             Ok((self.own_directories(r)?, resource.map(|r| r.units).unwrap_or_default()))
         })?;
-        let mut request = self.restore_request(task, never, job.id);
+        let (volumes, rest) = if task.files { volumes(&open.vault, &manifest, task)? } else { (Vec::new(), None) };
+        let mut request = rest.map(|task| self.restore_request(&task, never.clone(), job.id));
         let mut plan = self.plan_databases(job, task, &open.vault, &manifest, progress)?;
         let mut extra = JsonValue::Null;
         if !plan.is_empty() {
@@ -34,14 +36,30 @@ impl Service {
         }
         // Beside what is there, and while units still run.
         let staged = if task.dry_run { Ok(()) } else { plan.stage() };
-        request.leave = plan.files();
+        if let Some(request) = &mut request {
+            request.leave = plan.files();
+        }
         let work = || {
-            let done =
-                if task.files { restore::run(&open.vault, &manifest, &request, progress)? } else { Default::default() };
+            let mut sum = RestoreOutcome::default();
+            for onto in &volumes {
+                let one = restore::volume::run(&open.vault, &manifest, onto, &never, task.dry_run, progress)?;
+                sum.files += one.files;
+                sum.bytes += one.bytes;
+                sum.unchanged += one.unchanged;
+            }
+            if let Some(request) = &request {
+                let done = restore::run(&open.vault, &manifest, request, progress)?;
+                sum = RestoreOutcome {
+                    files: sum.files + done.files,
+                    bytes: sum.bytes + done.bytes,
+                    unchanged: sum.unchanged + done.unchanged,
+                    ..done
+                };
+            }
             if !task.dry_run {
                 plan.swap()?;
             }
-            Ok(done)
+            Ok(sum)
         };
         let paused = staged.and_then(|()| self.paused(job.id, &units, progress, work));
         let cleaned = plan.clean_up();

@@ -13,7 +13,7 @@ use super::Report;
 use crate::catalog::{Job, Resource, Snapshot, State, Tables, Task, Writer, backup, snapshot as index};
 use crate::model::{Error, Progress, Result};
 use crate::service::snapshots::engines;
-use crate::service::units::Action;
+use crate::service::units::{Action, Pause};
 use crate::service::{Event, ObjectKind, Service};
 use crate::snapshot::swap::{Phase, Swap};
 use crate::snapshot::{self, FORMAT, Marker, Store, Taking, Whose};
@@ -37,7 +37,7 @@ impl Service {
 
     pub(super) fn run_snapshot(&self, job: &Job, progress: &Arc<Progress>) -> Result<Report> {
         let (row, resource) = self.snapshot_of_job(job)?;
-        let (marker, tally, held, message) = self.take(&row, &resource, progress).inspect_err(|_| {
+        let (marker, tally, pause, message) = self.take(&row, &resource, progress).inspect_err(|_| {
             // Nothing of it is left, so that it is not there by halves.
             if let Err(e) = snapshot::delete(row.uuid, &[]) {
                 tracing::warn!("what there was of snapshot {} could not be removed: {e}", row.id);
@@ -64,14 +64,16 @@ impl Service {
         });
         let mut result = json!({
             "snapshot": row.id,
-            "held_ms": u64::try_from(held.as_millis()).unwrap_or(u64::MAX),
             "atomic": parts.iter().all(|part| part.atomic),
         });
-        let Some(tally) = tally else { return Ok(Report::of(result)) };
+        pause.note(&mut result);
+        let error = pause.trouble;
+        let Some(tally) = tally else { return Ok(Report { error, ..Report::of(result) }) };
         result["bytes"] = tally.bytes.into();
         result["files"] = tally.entries.into();
         progress.expect(tally.entries, tally.bytes);
-        Ok(Report::of(result).then(move |w| {
+        let report = Report { error, ..Report::of(result) };
+        Ok(report.then(move |w| {
             w.update::<Snapshot>(row.id, |row| {
                 (row.size, row.entries) = (Some(tally.bytes), Some(tally.entries));
                 Ok(())
@@ -82,13 +84,12 @@ impl Service {
 
     /// Takes it, and says what it is, what it holds where that is known already, how long units
     /// were held back, and what should be said of it.
-    #[allow(clippy::type_complexity)]
     fn take(
         &self,
         row: &Snapshot,
         resource: &Resource,
         progress: &Arc<Progress>,
-    ) -> Result<(Marker, Option<snapshot::Tally>, std::time::Duration, Option<String>)> {
+    ) -> Result<(Marker, Option<snapshot::Tally>, Pause, Option<String>)> {
         let project = self.catalog.read(|r| r.need::<crate::catalog::Project>(resource.project))?;
         let marker = Marker {
             format: FORMAT,
@@ -105,13 +106,14 @@ impl Service {
         };
         let mut taking = Taking::begin(marker, &resource.paths)?;
         let action = Action::parse(&row.unit_action);
-        let ((), held) = self.with_units(row.job, &resource.units, action, progress, || taking.fix(progress))?;
+        let ((), pause) = self.with_units(row.job, resource, action, progress, || taking.fix(progress))?;
         taking.finish(progress)?;
         let left_out = taking.left_out()?;
         progress.check()?;
         let (marker, tally) = taking.publish()?;
-        let mut message = Vec::new();
-        let holds = action != Action::None && !resource.units.is_empty();
+        let mut message = Vec::from_iter(pause.words());
+        message.extend(pause.trouble.as_ref().map(ToString::to_string));
+        let holds = !pause.units.is_empty();
         for part in marker.parts.iter().filter(|part| !part.atomic && !holds) {
             message.push(format!("the files of {} are not all of one moment", part.path.display()));
         }
@@ -120,7 +122,7 @@ impl Service {
             message.push(format!("{} subvolumes are not in it: {}", left_out.len(), names.join(", ")));
         }
         let message = (!message.is_empty()).then(|| message.join("; "));
-        Ok((marker, tally, held, message))
+        Ok((marker, tally, pause, message))
     }
 
     pub(super) fn run_delete_snapshot(&self, job: &Job) -> Result<Report> {
