@@ -108,17 +108,13 @@ pub(super) fn vault_of(t: &impl Tables, resource: &Resource) -> Result<VaultRow>
 }
 
 /// What a backup job needs.
-pub(super) fn ticket(t: &impl Tables, backup: &Backup) -> Result<Ticket> {
-    if let Some(of) = backup.copy_of {
-        let from = t.get::<Backup>(of)?.map(|of| Key::Vault(of.vault));
-        let shared = from.into_iter().chain([Key::Vault(backup.vault)]).collect();
-        return Ok(Ticket { shared, ..Ticket::free(Lane::Copies) });
+pub(super) fn ticket(backup: &Backup) -> Ticket {
+    let shared = vec![Key::Vault(backup.vault)];
+    match backup.copy_of {
+        // What it is copied from need not wait for a slow copy; it is only not deleted meanwhile.
+        Some(_) => Ticket { shared, ..Ticket::free(Lane::Copies) },
+        None => Ticket { lane: Lane::Work, exclusive: vec![Key::Resource(backup.resource)], shared },
     }
-    Ok(Ticket {
-        lane: Lane::Work,
-        exclusive: vec![Key::Resource(backup.resource)],
-        shared: vec![Key::Vault(backup.vault)],
-    })
 }
 
 /// What a delete job needs.
@@ -256,7 +252,7 @@ impl Service {
             resource: Some(row.resource),
             backup: Some(id),
             vault: Some(row.vault),
-            ..Draft::new(Task::Backup { reread: !row.incremental }, ticket(w, &row)?)
+            ..Draft::new(Task::Backup { reread: !row.incremental }, ticket(&row))
         };
         Ok((draft, id))
     }
@@ -505,6 +501,15 @@ pub(super) fn draft_delete(w: &Writer, id: u64) -> Result<Draft> {
             job.id,
             job.task.kind()
         )));
+    }
+    for job in resources::open_jobs(w)? {
+        let copy = job.backup.map(|copy| w.get::<Backup>(copy)).transpose()?.flatten();
+        if copy.is_some_and(|copy| copy.copy_of == Some(id)) {
+            return Err(Error::invalid_state(format!(
+                "job {} copies backup {id}; wait for it or cancel it first",
+                job.id
+            )));
+        }
     }
     vaults::refuse_removing(&w.need(row.vault)?)?;
     row.deleting = true;

@@ -52,7 +52,7 @@ impl Service {
                 resource: Some(row.resource),
                 backup: Some(copy),
                 vault: Some(row.vault),
-                ..Draft::new(Task::Backup { reread: false }, backups::ticket(w, &row)?)
+                ..Draft::new(Task::Backup { reread: false }, backups::ticket(&row))
             };
             Ok((draft, copy))
         })?;

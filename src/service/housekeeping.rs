@@ -3,8 +3,8 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::Service;
 use super::submit::Draft;
+use super::{Service, mirrors};
 use crate::catalog::{Job, Tables, Task, VaultRow, Writer};
 use crate::jobs::{Key, Lane, Ticket, Times};
 use crate::model::Result;
@@ -37,7 +37,7 @@ fn draft(vault: u64, task: Task) -> Draft {
     let key = vec![Key::Vault(vault)];
     let ticket = match task {
         Task::Prune { .. } => Ticket { exclusive: key, ..Ticket::free(Lane::Maintenance) },
-        _ => Ticket { shared: key, ..Ticket::free(Lane::Maintenance) },
+        _ => mirrors::verify_ticket(vault),
     };
     Draft { vault: Some(vault), ..Draft::new(task, ticket) }
 }

@@ -28,6 +28,11 @@ pub(super) fn ticket(vault: u64) -> Ticket {
     Ticket { exclusive: vec![Key::Mirrors(vault)], ..Ticket::free(Lane::Copies) }
 }
 
+/// What a check of a vault needs: nothing is deleted from it meanwhile, nor from its mirrors.
+pub(super) fn verify_ticket(vault: u64) -> Ticket {
+    Ticket { exclusive: vec![Key::Mirrors(vault)], shared: vec![Key::Vault(vault)], ..Ticket::free(Lane::Maintenance) }
+}
+
 /// When a mirror is tried next, if it is behind.
 fn due(mirror: &MirrorRow) -> Option<Timestamp> {
     if !mirror.behind {
@@ -69,8 +74,8 @@ pub(super) fn copies(t: &impl Tables, row: &VaultRow) -> Result<Vec<Map>> {
             Some(mirror) => {
                 let state = match (&mirror.error, mirror.behind) {
                     (Some(_), _) => "failed",
-                    (None, true) => "behind",
-                    (None, false) => "current",
+                    (None, false) if mirror.synced_at.is_some() => "current",
+                    (None, _) => "behind",
                 };
                 f.set("role", "mirror").set("state", state).opt("error", mirror.error.as_deref());
                 f.time("synced_at", mirror.synced_at).time("tried_at", mirror.tried_at).opt("used", mirror.used)
@@ -148,7 +153,12 @@ pub(super) fn change(w: &Writer, row: &mut VaultRow, places: &[Destination], for
 }
 
 fn promote(w: &Writer, row: &mut VaultRow, new: &Destination, old: u64, force: bool) -> Result<()> {
-    vaults::refuse_busy(w, row)?;
+    vaults::refuse_removing(row)?;
+    // A copy into a mirror may hang because the first one is lost.
+    let jobs = super::resources::open_jobs(w)?;
+    if !force || jobs.iter().any(|j| j.vault == Some(row.id) && j.task != Task::Sync) {
+        vaults::refuse_jobs(w, row)?;
+    }
     let mirror = row.mirrors.get(&new.id).filter(|mirror| mirror.joined).ok_or_else(|| {
         Error::invalid_state(format!(
             "destination {:?} holds no copy of the vault {:?}; name it after the first one and sync the vault, then \
@@ -192,13 +202,14 @@ fn forget_copies(w: &Writer, vault: u64, destination: u64) -> Result<()> {
     Ok(())
 }
 
-/// The manifests that a mirror with a limit keeps: those of the newest backups.
-pub(super) fn kept(t: &impl Tables, vault: u64, place: &Destination) -> Result<Option<HashSet<Id>>> {
+/// The manifests beyond the limit of a mirror that has one: all but those of the newest backups. What the
+/// catalog does not know is not among them.
+pub(super) fn over(t: &impl Tables, vault: u64, place: &Destination) -> Result<Option<HashSet<Id>>> {
     let Some(limit) = place.max_backups else { return Ok(None) };
     let mut rows = t.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault)?;
     rows.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.id)));
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    Ok(Some(rows.iter().take(limit).filter_map(|row| row.manifest).collect()))
+    Ok(Some(rows.iter().skip(limit).filter_map(|row| row.manifest).collect()))
 }
 
 impl Service {
@@ -269,6 +280,9 @@ impl Service {
                 continue;
             }
             self.submit_all(|w, batch| {
+                if w.get::<VaultRow>(row.id)?.is_none_or(|v| v.removing || v.emptied) {
+                    return Ok(());
+                }
                 let open = super::resources::open_jobs(w)?;
                 if open.iter().any(|j| j.vault == Some(row.id) && j.task == Task::Sync) {
                     return Ok(());

@@ -118,6 +118,8 @@ struct Slot {
     copy: Mutex<Option<Arc<OpenVault>>>,
     /// Held while the vault is opened.
     opening: Mutex<()>,
+    /// Held while a mirror is opened.
+    copying: Mutex<()>,
 }
 
 /// The vaults that are open, by id. Opening one does not hold up the others.
@@ -291,7 +293,7 @@ impl Service {
         }
         let slot = self.vaults.slot(row.id);
         let mut places = self.mirror_places(row);
-        let _opening = locked(&slot.opening);
+        let _opening = locked(&slot.copying);
         let ready = locked(&slot.copy).clone();
         if let Some(open) = ready.filter(|open| places.contains(&open.place)) {
             return Ok(open);

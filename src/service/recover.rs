@@ -64,7 +64,8 @@ fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
         return Ok(snapshots::ticket(&job.task, resource));
     }
     Ok(match (&job.task, job.backup) {
-        (Task::Backup { .. }, Some(id)) => backups::ticket(t, &t.need(id)?)?,
+        (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
+        (Task::Verify { .. }, None) => mirrors::verify_ticket(job.vault.unwrap_or_default()),
         (Task::Sync, _) => mirrors::ticket(job.vault.unwrap_or_default()),
         (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
         (Task::Delete, Some(id)) => backups::delete_ticket(&t.need(id)?),

@@ -43,9 +43,11 @@ fn over_limit(t: &impl Tables, vault: u64) -> Result<BTreeSet<u64>> {
     let Some(limit) = place.max_backups.and_then(|limit| usize::try_from(limit).ok()) else { return Ok(over) };
     let mut rows = t.rows_at::<Backup>(index::GOOD_BY_VAULT, vault)?;
     rows.sort_by_key(|row| std::cmp::Reverse((row.created_at, row.id)));
-    for row in rows.iter().skip(limit) {
+    let mut newest = BTreeSet::new();
+    for (i, row) in rows.iter().enumerate() {
+        let last = row.copy_of.is_none() && newest.insert(row.resource);
         let goes = row.backup_type == "automatic" && row.checkpoint.is_none() && !row.protected;
-        if goes && t.indexed(index::GOOD_BY_RESOURCE, row.resource)?.last() != Some(&row.id) {
+        if i >= limit && goes && !last {
             over.insert(row.id);
         }
     }

@@ -154,6 +154,9 @@ impl Service {
         }
         let mut promoted = false;
         let _one = locked(&self.making);
+        if let Some(first) = destinations.as_ref().and_then(|list| list.first()) {
+            self.check_promotion(selector, first)?;
+        }
         let id = self.catalog.write(|w| {
             let mut row = select::vault(w, selector)?;
             refuse_declared("vault", &row.name, &row.origin)?;
@@ -172,6 +175,15 @@ impl Service {
         self.mirrors_changed(id, promoted);
         self.emit(Event::ObjectChanged { kind: ObjectKind::Vault, id });
         Ok(())
+    }
+
+    /// Refuses to name a destination first that does not hold the vault (any more).
+    fn check_promotion(&self, selector: &str, first: &str) -> Result<()> {
+        let (row, place) = self.catalog.read(|r| Ok((select::vault(r, selector)?, select::destination(r, first)?)))?;
+        match row.mirrors.get(&place.id) {
+            Some(mirror) if mirror.joined => destinations::holds(&self.store_place(&place.place)?, &row),
+            _ => Ok(()),
+        }
     }
 
     /// Starts a job that forgets a vault and its backups; with `delete_data` their data goes too.
@@ -306,7 +318,7 @@ impl Service {
         let mut args = Args::new(options);
         let dry_run = args.bool("dry_run")?.unwrap_or(false);
         args.finish()?;
-        self.submit_for_vault(selector, Task::Prune { dry_run }, true)
+        self.submit_for_vault(selector, Task::Prune { dry_run })
     }
 
     /// Starts a job that checks the vault.
@@ -316,7 +328,12 @@ impl Service {
         let repair = args.bool("repair")?.unwrap_or(false);
         args.finish()?;
         // What is to be repaired has to be found first.
-        self.submit_for_vault(selector, Task::Verify { read_data: read_data || repair, repair }, false)
+        self.submit(|w| {
+            let row = select::vault(w, selector)?;
+            refuse_removing(&row)?;
+            let task = Task::Verify { read_data: read_data || repair, repair };
+            Ok(Draft { vault: Some(row.id), ..Draft::new(task, mirrors::verify_ticket(row.id)) })
+        })
     }
 
     /// Starts a job that brings mirrors up to date.
@@ -329,16 +346,12 @@ impl Service {
         })
     }
 
-    fn submit_for_vault(&self, selector: &str, task: Task, alone: bool) -> Result<u64> {
+    fn submit_for_vault(&self, selector: &str, task: Task) -> Result<u64> {
         self.submit(|w| {
             let row = select::vault(w, selector)?;
             refuse_removing(&row)?;
             let mut ticket = Ticket::free(Lane::Maintenance);
-            if alone {
-                ticket.exclusive.push(Key::Vault(row.id));
-            } else {
-                ticket.shared.push(Key::Vault(row.id));
-            }
+            ticket.exclusive.push(Key::Vault(row.id));
             Ok(Draft { vault: Some(row.id), ..Draft::new(task, ticket) })
         })
     }

@@ -128,6 +128,14 @@ fn read(store: &dyn ObjectStore, vault: Uuid) -> Result<Vec<(SlotInfo, Slot)>> {
     Ok(slots)
 }
 
+/// Fails unless the bytes are a slot of the vault.
+pub fn check(bytes: &[u8], vault: Uuid) -> Result<()> {
+    match serde_json::from_slice::<Slot>(bytes) {
+        Ok(slot) if slot.vault == vault && slot.format == 1 => Ok(()),
+        _ => Err(Error::damaged("it is no key slot of this vault")),
+    }
+}
+
 /// The vault's slots, oldest first.
 pub fn list(store: &dyn ObjectStore, vault: Uuid) -> Result<Vec<SlotInfo>> {
     Ok(read(store, vault)?.into_iter().map(|(info, _)| info).collect())

@@ -21,6 +21,7 @@ fn every_example_of_the_page_loads() {
         // Only where things lie is another matter here.
         let text = text.replace("\"/srv/copies\"", &format!("\"{place}/copies\""));
         let text = text.replace("\"/srv/other\"", &format!("\"{place}/other\""));
+        let text = text.replace("\"/srv/mirror\"", &format!("\"{place}/mirror\""));
         std::fs::write(house.path("strongroom.toml"), &text).unwrap();
         let service = Service::open(house.options()).unwrap_or_else(|e| panic!("{text}\n{e}"));
         let (_, resources) = service.list_resources(map(&[])).unwrap();

@@ -19,7 +19,7 @@ const UNCHANGED: usize = 2000;
 
 struct Done {
     place: Destination,
-    keep: Option<HashSet<Id>>,
+    over: Option<HashSet<Id>>,
     first: bool,
     result: Result<SyncReport>,
 }
@@ -75,16 +75,16 @@ impl Service {
             let mut wanted = Vec::new();
             for (id, mirror) in &row.mirrors {
                 let Some(place) = r.get::<Destination>(*id)? else { continue };
-                wanted.push((mirrors::kept(r, row.id, &place)?, place, mirror.joined));
+                wanted.push((mirrors::over(r, row.id, &place)?, place, mirror.joined));
             }
             Ok(wanted)
         })?;
         Ok(std::thread::scope(|scope| {
             let vault = &open.vault;
-            let begun = wanted.into_iter().map(|(keep, place, joined)| {
+            let begun = wanted.into_iter().map(|(over, place, joined)| {
                 scope.spawn(move || {
-                    let result = self.sync_one(row, vault, &place, keep.clone(), joined, progress);
-                    Done { place, keep, first: !joined, result }
+                    let result = self.sync_one(row, vault, &place, over.clone(), joined, progress);
+                    Done { place, over, first: !joined, result }
                 })
             });
             let begun: Vec<_> = begun.collect();
@@ -97,7 +97,7 @@ impl Service {
         row: &VaultRow,
         vault: &Vault,
         place: &Destination,
-        keep: Option<HashSet<Id>>,
+        over: Option<HashSet<Id>>,
         joined: bool,
         progress: &Progress,
     ) -> Result<SyncReport> {
@@ -107,12 +107,15 @@ impl Service {
             vault::mirror::holds_copy(&*at.open(Patience::ASK)?, vault)?;
         }
         let store = at.open(Patience::WORK)?;
-        store.sweep()?;
-        let mut report = vault::sync(vault, &Mirror { store: &*store, joined, keep }, progress)?;
-        if !joined {
+        if joined {
+            // What an earlier copy left half-done; in a place that is not known to be ours nothing is touched.
+            store.sweep()?;
+        } else {
+            vault::mirror::begin(&*store, vault)?;
             // From now on its absence is a failure.
             self.catalog.write(|w| note(w, row.id, place.id, |mirror| mirror.joined = true))?;
         }
+        let mut report = vault::sync(vault, &Mirror { store: &*store, joined: true, over }, progress)?;
         report.problems.truncate(LISTED);
         Ok(report)
     }
@@ -124,9 +127,10 @@ impl Service {
                 let Some(e) = failed(*id) else { continue };
                 note(w, row.id, *id, |mirror| {
                     mirror.behind = true;
+                    mirror.tried_at = Some(now);
+                    mirror.failures = mirror.failures.saturating_add(1);
                     if e.kind != ErrorKind::Cancelled {
-                        (mirror.tried_at, mirror.error) = (Some(now), Some(e.message.clone()));
-                        mirror.failures = mirror.failures.saturating_add(1);
+                        mirror.error = Some(e.message.clone());
                     }
                 })?;
             }
@@ -150,7 +154,8 @@ impl Service {
             self.catalog.write(|w| {
                 note(w, row.id, done.place.id, |mirror| {
                     (mirror.synced_at, mirror.tried_at) = (Some(now), Some(now));
-                    (mirror.failures, mirror.error, mirror.used) = (0, None, Some(report.stored));
+                    (mirror.failures, mirror.used) = (0, Some(report.stored));
+                    mirror.error = report.problems.first().map(|p| format!("{}: {}", p.object, p.message));
                 })?;
                 note_copies(w, row.id, done, report)
             })?;
@@ -181,10 +186,10 @@ fn note_copies(w: &Writer, vault: u64, done: &Done, report: &SyncReport) -> Resu
         let mut row: Backup = w.need(backup)?;
         let Some(manifest) = row.manifest else { continue };
         let there = report.manifests.contains(&manifest);
-        let expired = !there && done.keep.as_ref().is_some_and(|keep| !keep.contains(&manifest));
+        let expired = !there && done.over.as_ref().is_some_and(|over| over.contains(&manifest));
         if (row.copies.contains(&id), row.expired_on.contains(&id)) == (there, expired) {
             unchanged += 1;
-            if unchanged >= UNCHANGED && !done.first {
+            if unchanged >= UNCHANGED && !done.first && done.over.is_none() {
                 break;
             }
             continue;

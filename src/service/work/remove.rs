@@ -109,7 +109,7 @@ impl Service {
 /// vault leaves its empty directories, an empty mount point has none.
 fn was_here(place: &Place) -> bool {
     match place {
-        Place::Local(directory) => directory.join("keys").is_dir(),
+        Place::Local(directory) => ["keys", "packs", "backups"].iter().any(|name| directory.join(name).is_dir()),
         // A bucket that is another's does not answer to the same name and keys.
         Place::S3(_) => true,
     }

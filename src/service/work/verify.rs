@@ -36,7 +36,7 @@ struct Copies {
 struct Opened {
     name: String,
     store: Arc<dyn ObjectStore>,
-    keep: Option<HashSet<Id>>,
+    over: Option<HashSet<Id>>,
 }
 
 /// What there is to say about problems.
@@ -120,30 +120,30 @@ impl Service {
     ) -> Result<()> {
         let places = self.catalog.read(|r| {
             let places = row.destinations.iter().map(|id| r.need::<Destination>(*id));
-            places.map(|place| place.and_then(|p| Ok((mirrors::kept(r, row.id, &p)?, p)))).collect::<Result<Vec<_>>>()
+            places.map(|place| place.and_then(|p| Ok((mirrors::over(r, row.id, &p)?, p)))).collect::<Result<Vec<_>>>()
         })?;
         let before = Before::of(&open.vault)?;
         let mut opened = Vec::new();
         let mut away = Vec::new();
-        for (i, (keep, place)) in places.into_iter().enumerate() {
+        for (i, (over, place)) in places.into_iter().enumerate() {
             let (name, mirror) = (place.name.clone(), row.mirrors.get(&place.id));
             let store = match mirror.filter(|_| i > 0) {
                 None => Ok(Arc::clone(open.vault.store())),
-                Some(mirror) => self.open_to_check(row, open, &place, mirror, keep.clone(), (repair, progress), copies),
+                Some(mirror) => self.open_to_check(row, open, &place, mirror, over.clone(), (repair, progress), copies),
             };
             match store {
-                Ok(store) => opened.push(Opened { name, store, keep: keep.filter(|_| i > 0) }),
+                Ok(store) => opened.push(Opened { name, store, over: over.filter(|_| i > 0) }),
                 Err(e) if e.kind == ErrorKind::Cancelled => return Err(e),
                 Err(e) => away.push((name, e)),
             }
         }
         let list: Vec<Copy<'_>> =
-            opened.iter().map(|o| Copy { name: &o.name, store: &*o.store, keep: o.keep.clone() }).collect();
+            opened.iter().map(|o| Copy { name: &o.name, store: &*o.store, over: o.over.clone() }).collect();
         let reports = check_copies(&open.vault, before, &list, read_data, repair, progress)?;
         if let Some(primary) = reports.first() {
             let whole = |id: &&Id| {
                 let mut mirrors = reports.iter().zip(&list).skip(1);
-                mirrors.any(|(r, copy)| r.away.is_none() && copy.keep.is_none() && !r.bad_packs.contains(id))
+                mirrors.any(|(r, copy)| r.away.is_none() && copy.over.is_none() && !r.bad_packs.contains(id))
             };
             copies.elsewhere = primary.bad_packs.iter().filter(whole).copied().collect();
         }
@@ -162,7 +162,7 @@ impl Service {
         open: &OpenVault,
         place: &Destination,
         mirror: &MirrorRow,
-        keep: Option<HashSet<Id>>,
+        over: Option<HashSet<Id>>,
         (repair, progress): (bool, &Progress),
         copies: &mut Copies,
     ) -> Result<Arc<dyn ObjectStore>> {
@@ -180,7 +180,7 @@ impl Service {
             Ok(jobs.iter().any(|j| j.vault == Some(row.id) && writes(&j.task)))
         })?;
         if busy || mirror.behind {
-            self.sync_one(row, &open.vault, place, keep, true, progress)?;
+            self.sync_one(row, &open.vault, place, over, true, progress)?;
         }
         Ok(store)
     }

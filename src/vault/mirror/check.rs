@@ -10,16 +10,17 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::drop::Dead;
+use super::join::holds_copy;
 use super::listing::{Listing, SMALL, SMALL_MAX, Small};
 use super::sync::{needed, read_intact};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 use crate::store::ObjectStore;
 use crate::vault::Vault;
 use crate::vault::index::LocalIndex;
-use crate::vault::object;
 use crate::vault::pack::PACK_MAX;
 use crate::vault::seal::Class;
 use crate::vault::writer::lock;
+use crate::vault::{object, slots};
 
 /// Objects that are read at once.
 const THREADS: usize = 4;
@@ -31,8 +32,8 @@ pub struct Copy<'a> {
     pub name: &'a str,
     /// Where it is.
     pub store: &'a dyn ObjectStore,
-    /// The manifests that it keeps; all, if it has no limit.
-    pub keep: Option<HashSet<Id>>,
+    /// The manifests beyond its limit, where it has one.
+    pub over: Option<HashSet<Id>>,
 }
 
 /// What was found in one copy.
@@ -66,14 +67,15 @@ struct Object {
     key: String,
     id: Id,
     limit: u64,
-    pack: bool,
+    /// What it is; a pack, if nothing.
+    small: Option<Small>,
     /// Its length, where that is known.
     size: Option<u64>,
 }
 
 impl Object {
     fn small(class: Small, id: Id) -> Self {
-        Self { key: class.key(&id), id, limit: SMALL_MAX, pack: false, size: None }
+        Self { key: class.key(&id), id, limit: SMALL_MAX, small: Some(class), size: None }
     }
 }
 
@@ -119,9 +121,11 @@ pub fn check_copies(
         }
     }
     let mut check = Check { vault, index: before.index, copies, read_data, repair, progress, reports, listings };
-    let small = check.expected_small()?;
-    check.objects(&small)?;
-    check.risen()?;
+    let (first, last): (Expected, Expected) = check
+        .expected_small()?
+        .into_iter()
+        .partition(|(object, _)| matches!(object.small, Some(Small::Key | Small::Index)));
+    check.objects(&first)?;
     if check.reports.first().is_some_and(|primary| primary.repaired.iter().any(|key| key.starts_with("index/"))) {
         vault.refresh()?;
         check.index = vault.index();
@@ -130,6 +134,9 @@ pub fn check_copies(
     let bytes = packs.iter().map(|(object, on)| object.size.unwrap_or_default() * on.len() as u64).sum();
     progress.expect(0, if read_data { bytes } else { 0 });
     check.objects(&packs)?;
+    // A backup is there once everything that it needs is.
+    check.objects(&last)?;
+    check.risen()?;
     let mended = |pack: &Id| check.mended(pack);
     let whole: HashSet<Id> = check.index.packs().map(|pack| pack.id).filter(mended).collect();
     if !whole.is_empty() {
@@ -169,8 +176,10 @@ impl Check<'_> {
         self.listings.iter().flat_map(|l| l.ids(class).copied()).collect()
     }
 
+    /// What the vault itself says was deleted. What a mirror alone says may be of another life of it, when
+    /// that mirror was the first.
     fn dead(&self) -> Result<Dead> {
-        Dead::read(self.vault, self.all(Small::Tombstone).iter())
+        Dead::read(self.vault, self.listings.first().into_iter().flat_map(|l| l.ids(Small::Tombstone)))
     }
 
     /// Every copy should have every small object, but what was deleted, old configurations, and
@@ -185,8 +194,8 @@ impl Check<'_> {
                     continue;
                 }
                 let keeps = |i: &usize| {
-                    let keep = self.copies.get(*i).and_then(|copy| copy.keep.as_ref());
-                    class != Small::Manifest || keep.is_none_or(|keep| keep.contains(&id))
+                    let over = self.copies.get(*i).and_then(|copy| copy.over.as_ref());
+                    class != Small::Manifest || over.is_none_or(|over| !over.contains(&id))
                 };
                 expected.push((Object::small(class, id), self.present().filter(keeps).collect()));
             }
@@ -216,15 +225,16 @@ impl Check<'_> {
     fn expected_packs(&self) -> Result<Expected> {
         let mut needs: HashMap<usize, HashSet<Id>> = HashMap::new();
         for i in self.present() {
-            if let Some(keep) = self.copies.get(i).and_then(|copy| copy.keep.as_ref()) {
-                needs.insert(i, needed(self.vault, keep.iter(), self.progress)?);
+            if let Some(over) = self.copies.get(i).and_then(|copy| copy.over.as_ref()) {
+                let kept = self.listings.first().into_iter().flat_map(|l| l.ids(Small::Manifest));
+                needs.insert(i, needed(self.vault, kept.filter(|id| !over.contains(id)), self.progress)?.packs);
             }
         }
         let mut seen = HashSet::new();
         let object = |pack: crate::vault::index::run::RunPack| {
             let key = object::key(pack.class, &pack.id);
             let on = self.present().filter(|i| needs.get(i).is_none_or(|needed| needed.contains(&pack.id))).collect();
-            (Object { key, id: pack.id, limit: PACK_MAX, pack: true, size: Some(pack.size) }, on)
+            (Object { key, id: pack.id, limit: PACK_MAX, small: None, size: Some(pack.size) }, on)
         };
         Ok(self.index.packs().filter(|pack| seen.insert(pack.id)).map(object).collect())
     }
@@ -259,7 +269,7 @@ impl Check<'_> {
                 Fate::Whole => {}
                 Fate::Away(e) => drop(report.away.get_or_insert(e)),
                 Fate::Bad { why, repaired } => {
-                    if object.pack && !repaired {
+                    if object.small.is_none() && !repaired {
                         report.bad_packs.insert(object.id);
                     }
                     if repaired {
@@ -288,16 +298,26 @@ impl Check<'_> {
         if !bad.is_empty() && self.repair {
             // A copy that should not have it may do so all the same.
             let others = self.copies.iter().enumerate().filter(|(i, _)| !bad.iter().any(|(b, ..)| b == i));
-            let mut reads = others.map(|(_, copy)| read_intact(copy.store, &object.key, &object.id, object.limit));
-            intact = reads.find_map(Result::ok);
+            let read = |copy: &Copy<'_>| {
+                let bytes = read_intact(copy.store, &object.key, &object.id, object.limit)?;
+                self.authentic(object, &bytes).map(|()| bytes)
+            };
+            intact = others.map(|(_, copy)| read(copy)).find_map(Result::ok);
         }
         for (i, copy, e) in bad {
             let why = match e.kind {
                 ErrorKind::NotFound => "it is missing".to_owned(),
                 _ => e.message,
             };
+            let put = |bytes: &[u8]| {
+                // Nothing is missing in a place that is another's, or nobody's, by now.
+                holds_copy(copy.store, self.vault)?;
+                copy.store.put(&object.key, bytes)?;
+                copy.store.sync()?;
+                holds_copy(copy.store, self.vault)
+            };
             let repaired = match &intact {
-                Some(bytes) => match copy.store.put(&object.key, bytes).and_then(|()| copy.store.sync()) {
+                Some(bytes) => match put(bytes) {
                     Ok(()) => true,
                     Err(e) if i == 0 => return Err(e),
                     Err(_) => false,
@@ -309,9 +329,21 @@ impl Check<'_> {
         Ok(results)
     }
 
+    /// Fails unless the bytes are the vault's own: a name says only that they are not damaged.
+    fn authentic(&self, object: &Object, bytes: &[u8]) -> Result<()> {
+        let class = match object.small {
+            // Which packs there are is said by an index that was authenticated.
+            None => return Ok(()),
+            Some(Small::Key) => return slots::check(bytes, self.vault.uuid()),
+            Some(small) => small.class(),
+        };
+        let class = class.ok_or_else(|| Error::failed("a key is no sealed object"))?;
+        object::open(&self.vault.keys, class, &mut bytes.to_vec()).map(drop)
+    }
+
     fn look(&self, i: usize, copy: &Copy<'_>, object: &Object) -> Result<()> {
         let listing = self.listings.get(i);
-        if object.pack {
+        if object.small.is_none() {
             match listing.and_then(|l| l.packs.get(&object.id)).copied() {
                 None => return Err(Error::not_found("it is missing")),
                 Some(size) if Some(size) != object.size => {
@@ -332,7 +364,16 @@ impl Check<'_> {
 
     /// What was deleted and is there again.
     fn risen(&mut self) -> Result<()> {
-        let dead = self.dead()?;
+        let mut dead = self.dead()?;
+        // What is in use is not dead, whatever was said of it once.
+        let index = self.vault.index();
+        dead.index.retain(|id| !index.sources().any(|source| source == *id));
+        let live: HashSet<Id> = index.packs().map(|pack| pack.id).collect();
+        dead.packs.retain(|id| !live.contains(id));
+        let keys = self.listings.first().map(|l| l.ids(Small::Key).filter(|id| !dead.keys.contains(id)).count());
+        if keys.unwrap_or(0) == 0 {
+            dead.keys.clear();
+        }
         for i in self.present().collect::<Vec<_>>() {
             let (Some(copy), Some(listing)) = (self.copies.get(i), self.listings.get(i)) else { continue };
             let Some(report) = self.reports.get_mut(i) else { continue };
@@ -344,6 +385,7 @@ impl Check<'_> {
             let packs = listing.packs.keys().filter(|id| dead.packs.contains(id));
             let packs: Vec<String> = packs.map(|id| object::key(Class::DataPack, id)).collect();
             if self.repair {
+                holds_copy(copy.store, self.vault)?;
                 for key in found.iter().chain(&packs) {
                     copy.store.delete(key)?;
                 }

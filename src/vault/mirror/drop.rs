@@ -81,10 +81,10 @@ pub(super) fn drop_deleted(
             );
         }
     }
-    if let Some(keep) = &mirror.keep {
-        let over: Vec<Id> =
+    if let Some(over) = &mirror.over {
+        let known: Vec<Id> =
             gone.there.ids(Small::Manifest).filter(|id| here.has(Small::Manifest, id)).copied().collect();
-        for id in over.iter().filter(|id| !keep.contains(id)) {
+        for id in known.iter().filter(|id| over.contains(id)) {
             gone.small(Small::Manifest, id)?;
         }
     }
@@ -104,11 +104,16 @@ pub(super) fn drop_deleted(
     for id in packs.iter().filter(|id| dead.packs.contains(id)) {
         gone.pack(id)?;
     }
-    if mirror.keep.is_some() {
+    if mirror.over.is_some() {
         let kept: Vec<Id> = gone.there.ids(Small::Manifest).copied().collect();
         let over = gone.there.packs.keys().any(|id| known.contains(id)) && gone.report.deleted > 0;
         if over {
             let needed = needed(vault, kept.iter(), progress)?;
+            // What is not known to be needed may be so.
+            if !needed.whole {
+                return Ok(());
+            }
+            let needed = needed.packs;
             let packs: Vec<Id> = gone.there.packs.keys().copied().collect();
             for id in packs.iter().filter(|id| known.contains(id) && !needed.contains(id)) {
                 gone.pack(id)?;

@@ -29,7 +29,8 @@ pub enum Small {
 }
 
 impl Small {
-    fn class(self) -> Option<Class> {
+    /// What it is sealed as; a key slot is not.
+    pub fn class(self) -> Option<Class> {
         match self {
             Self::Key => None,
             Self::Index => Some(Class::Index),

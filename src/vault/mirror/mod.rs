@@ -28,7 +28,7 @@ use crate::store::ObjectStore;
 use super::check::Problem;
 
 pub use check::{Before, Copy, CopyReport, check_copies};
-pub use join::{holds_copy, repair_identity};
+pub use join::{begin, holds_copy, repair_identity};
 pub use sync::sync;
 
 /// A copy of a vault, as it is to be.
@@ -38,8 +38,8 @@ pub struct Mirror<'a> {
     pub store: &'a dyn ObjectStore,
     /// Whether it was filled before. Then it must be there; else the place must be empty.
     pub joined: bool,
-    /// The manifests that it keeps; all, if it has no limit.
-    pub keep: Option<HashSet<Id>>,
+    /// The manifests beyond its limit, where it has one: what is not named here stays.
+    pub over: Option<HashSet<Id>>,
 }
 
 /// What bringing a mirror up to date did.

@@ -56,35 +56,63 @@ pub(super) fn read_intact(store: &dyn ObjectStore, key: &str, id: &Id, limit: u6
 }
 
 /// A walk that only marks.
-struct Quiet;
-
-impl Visitor for Quiet {
-    fn missing(&mut self, _path: &[u8], _id: &Id) {}
-    fn unreadable(&mut self, _path: &[u8], _error: Error) {}
+#[derive(Default)]
+struct Quiet {
+    /// Whether something is missing or damaged.
+    torn: bool,
+    /// Why something could not be read that may be there.
+    failed: Option<Error>,
 }
 
-/// The packs that backups need.
+impl Visitor for Quiet {
+    fn missing(&mut self, _path: &[u8], _id: &Id) {
+        self.torn = true;
+    }
+
+    fn unreadable(&mut self, _path: &[u8], error: Error) {
+        match error.kind {
+            ErrorKind::Damaged | ErrorKind::NotFound => self.torn = true,
+            _ => drop(self.failed.get_or_insert(error)),
+        }
+    }
+}
+
+/// What backups need.
+pub(super) struct Needed {
+    /// The packs.
+    pub packs: HashSet<Id>,
+    /// Whether that is all: nothing was missing or damaged on the way.
+    pub whole: bool,
+}
+
+/// The packs that backups need. What could not be read and may be there is an error.
 pub(super) fn needed<'a>(
     vault: &Vault,
     manifests: impl Iterator<Item = &'a Id>,
     progress: &Progress,
-) -> Result<HashSet<Id>> {
-    let mut marks = Marks::new(vault);
+) -> Result<Needed> {
+    let (mut marks, mut quiet) = (Marks::new(vault), Quiet::default());
     for id in manifests {
         let manifest = match vault.manifest(id) {
             Ok(manifest) => manifest,
             Err(e) if e.kind == ErrorKind::NotFound => continue,
+            Err(e) if e.kind == ErrorKind::Damaged => {
+                quiet.torn = true;
+                continue;
+            }
             Err(e) => return Err(e),
         };
         // Its own progress: these are no files that are copied.
-        let quiet = Progress::default();
-        marks.tree(vault, &manifest.root, &mut Quiet, &quiet)?;
+        marks.tree(vault, &manifest.root, &mut quiet, &Progress::default())?;
         progress.check()?;
+        if let Some(e) = quiet.failed.take() {
+            return Err(e);
+        }
         if let Some(list) = &manifest.error_list {
             marks.mark(list);
         }
     }
-    Ok(packs_of(&marks))
+    Ok(Needed { packs: packs_of(&marks), whole: !quiet.torn })
 }
 
 struct Pass<'a> {
@@ -109,20 +137,25 @@ impl<'a> Pass<'a> {
     }
 
     fn keeps(&self, manifest: &Id) -> bool {
-        self.mirror.keep.as_ref().is_none_or(|keep| keep.contains(manifest))
+        self.mirror.over.as_ref().is_none_or(|over| !over.contains(manifest))
     }
 
     /// Says whether the mirror is up to date now; if not, the vault was pruned meanwhile.
     fn run(mut self, report: &mut SyncReport, progress: &Progress) -> Result<bool> {
         let wanted: Vec<Id> = self.here.ids(Small::Manifest).filter(|id| self.keeps(id)).copied().collect();
         let new = wanted.iter().any(|id| !self.there.has(Small::Manifest, id));
-        let needed = match self.mirror.keep {
+        let mut whole = true;
+        let packs = match self.mirror.over {
             None => None,
             // Nothing has changed since everything was there.
             Some(_) if !new && self.index.iter().all(|id| self.there.has(Small::Index, id)) => Some(HashSet::new()),
-            Some(_) => Some(needed(self.vault, wanted.iter(), progress)?),
+            Some(_) => {
+                let found = needed(self.vault, wanted.iter(), progress)?;
+                whole = found.whole;
+                Some(found.packs)
+            }
         };
-        let failed = self.copy_packs(needed.as_ref(), report, progress)?;
+        let failed = self.copy_packs(packs.as_ref(), report, progress)?;
         self.mirror.store.sync()?;
         let index: Vec<Id> = self.index.iter().copied().collect();
         self.copy(Small::Index, &index, report, progress)?;
@@ -137,13 +170,21 @@ impl<'a> Pass<'a> {
         if !self.index.is_subset(&now) {
             return Ok(false);
         }
+        // Where anything is wrong, each backup is looked at by itself.
         let whole = |id: &Id| -> Result<bool> {
-            Ok(failed.is_empty() || super::sync::needed(self.vault, [*id].iter(), progress)?.is_disjoint(&failed))
+            if whole && failed.is_empty() {
+                return Ok(true);
+            }
+            let found = needed(self.vault, [*id].iter(), progress)?;
+            Ok(found.whole && found.packs.is_disjoint(&failed))
         };
         let mut publish = Vec::new();
         for id in wanted {
             if self.there.has(Small::Manifest, &id) || whole(&id)? {
                 publish.push(id);
+            } else {
+                let message = "not everything that this backup needs can be read; verify the vault".to_owned();
+                report.problems.push(Problem { object: Small::Manifest.key(&id), message });
             }
         }
         self.copy(Small::Manifest, &publish, report, progress)?;
@@ -241,7 +282,9 @@ impl<'a> Pass<'a> {
             ErrorKind::NotFound | ErrorKind::Damaged => Failed::Source(e),
             _ => Failed::Other(e),
         })?;
-        self.mirror.store.put(&key, &bytes).map_err(Failed::Other)
+        self.mirror.store.put(&key, &bytes).map_err(Failed::Other)?;
+        // A disk that was unmounted meanwhile leaves an empty directory to write into.
+        join::holds_copy(self.mirror.store, self.vault).map_err(Failed::Other)
     }
 }
 

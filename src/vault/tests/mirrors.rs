@@ -23,8 +23,9 @@ fn place(dir: &Path, name: &str) -> LocalStore {
 }
 
 fn bring(vault: &Vault, store: &dyn ObjectStore, joined: bool, keep: Option<&[Id]>) -> Result<SyncReport> {
-    let keep = keep.map(|ids| ids.iter().copied().collect());
-    sync(vault, &Mirror { store, joined, keep }, &Progress::default())
+    let all = vault.manifests().unwrap_or_default();
+    let over = keep.map(|keep| all.into_iter().filter(|id| !keep.contains(id)).collect());
+    sync(vault, &Mirror { store, joined, over }, &Progress::default())
 }
 
 /// Opens a copy as if it were all that is left.
@@ -406,7 +407,7 @@ impl Damages {
                 assert!(!repair || repair_identity(&stores[i], &config, &stores[1 - i]).unwrap());
             }
         }
-        let copy = |i: usize| Copy { name: ["vault", "mirror"][i], store: &stores[i], keep: None };
+        let copy = |i: usize| Copy { name: ["vault", "mirror"][i], store: &stores[i], over: None };
         let before = Before::of(&self.vault).unwrap();
         let copies = [copy(0), copy(1)];
         let reports = check_copies(&self.vault, before, &copies, true, repair, &Progress::default()).unwrap();
