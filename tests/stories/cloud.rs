@@ -460,3 +460,87 @@ fn a_file_declares_a_bucket() {
     declare("").unwrap();
     back_up(&daemon, "tree");
 }
+
+/// Requests that SeaweedFS has answered, by its own count.
+fn requests(server: &Server) -> f64 {
+    let said = sh(Path::new("/"), &format!("curl -s http://127.0.0.1:{}/metrics", server.port + 5));
+    let counts = said.lines().filter(|l| l.starts_with("SeaweedFS_s3_request_total"));
+    counts.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Figures for people: a gigabyte of packs to a bucket and back, by Strongroom and by rclone (`RCLONE`, its program).
+#[test]
+#[ignore = "prints figures; takes minutes, and a gigabyte four times"]
+fn figures_against_rclone() {
+    let Some(server) = Server::start(Kind::Seaweed, "figures_against_rclone") else { return };
+    let rclone = std::env::var("RCLONE").unwrap_or_else(|_| "rclone".into());
+    let daemon = Daemon::start();
+    let (endpoint, login) = (server.endpoint(), credential(&daemon));
+    daemon.ok(&format!("AddDestination ssa{{sv}} disk local 1 directory s {}", daemon.path("disk").display()));
+    daemon.ok(&format!("AddDestination ssa{{sv}} off s3 3 bucket s bucket endpoint s {endpoint} credential s {login}"));
+    daemon.ok("AddVault sa{sv} cloud 1 destinations as 1 disk");
+    sh(&daemon.source(), "for i in $(seq 64); do head -c 16777216 /dev/urandom > f$i; done");
+    daemon.add("tree", &daemon.source());
+    let id = back_up(&daemon, "tree");
+    let conf = daemon.path("rclone.conf");
+    let text = format!(
+        "[s]\ntype = s3\nprovider = SeaweedFS\nendpoint = {endpoint}\naccess_key_id = test:key\nsecret_access_key = secret\n"
+    );
+    std::fs::write(&conf, text).unwrap();
+    let copy = |from: &str, to: &str| {
+        let (since, before) = (Instant::now(), requests(&server));
+        sh(daemon.dir(), &format!("{rclone} --config {} copy {from} {to} > /dev/null 2>&1", conf.display()));
+        (since.elapsed().as_secs_f64(), requests(&server) - before)
+    };
+    let took = |job: &serde_json::Value| {
+        let at = |key: &str| {
+            sh(Path::new("/"), &format!("date +%s.%N -d {}", job[key].as_str().unwrap())).trim().parse::<f64>().unwrap()
+        };
+        at("completed_at") - at("started_at")
+    };
+    let packs = daemon.path("disk/packs").display().to_string();
+    for turn in 0..3 {
+        let (up, up_requests) = copy(&packs, &format!("s:bucket/rclone{turn}"));
+        let (down, down_requests) =
+            copy(&format!("s:bucket/rclone{turn}"), &format!("{}/back{turn}", daemon.dir().display()));
+        sh(daemon.dir(), &format!("rm -rf back{turn}"));
+        let before = requests(&server);
+        daemon.ok("UpdateVault sa{sv} cloud 1 destinations as 2 disk off");
+        wait_for("it is there", Duration::from_secs(600), || {
+            daemon.ok(&format!("GetBackup t {id}"))["destinations"][1]["status"] == "completed"
+        });
+        daemon.settle();
+        let jobs = daemon.ok("ListJobs a{sv} 1 page_size u 50");
+        let sync = jobs[1]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|j| j["kind"] == "sync" && j["result"]["copied"] != 0)
+            .unwrap()
+            .clone();
+        let sync_requests = requests(&server) - before;
+        sh(daemon.dir(), "mv disk away");
+        let before = requests(&server);
+        let target = daemon.path(&format!("target{turn}"));
+        std::fs::create_dir(&target).unwrap();
+        let job = daemon.work(&format!("RestoreBackup ta{{sv}} {id} 1 target s {}", target.display()));
+        let restore_requests = requests(&server) - before;
+        sh(daemon.dir(), &format!("mv away disk; rm -rf target{turn}"));
+        println!(
+            "up: rclone {up:.1} s, {up_requests} requests; sync {:.1} s, {sync_requests}. \
+             down: rclone {down:.1} s, {down_requests} requests; restore {:.1} s, {restore_requests}",
+            took(&sync),
+            took(&job)
+        );
+        daemon.ok("UpdateVault sa{sv} cloud 1 destinations as 1 disk");
+        sh(
+            daemon.dir(),
+            &format!(
+                "{rclone} --config {} purge s:bucket/rclone{turn}; for d in packs index backups keys state deleted; do {rclone} --config {} purge s:bucket/$d; done; {rclone} --config {} deletefile s:bucket/vault.json",
+                conf.display(),
+                conf.display(),
+                conf.display()
+            ),
+        );
+    }
+}

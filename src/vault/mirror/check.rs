@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::drop::Dead;
 use super::join::holds_copy;
 use super::listing::{Listing, SMALL, SMALL_MAX, Small};
+use super::lives::{contradicts, take_back};
 use super::sync::{needed, read_intact};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 use crate::store::ObjectStore;
@@ -121,6 +122,7 @@ pub fn check_copies(
         }
     }
     let mut check = Check { vault, index: before.index, copies, read_data, repair, progress, reports, listings };
+    check.other_lives()?;
     let (first, last): (Expected, Expected) = check
         .expected_small()?
         .into_iter()
@@ -171,6 +173,33 @@ impl Check<'_> {
         self.reports.first().is_some_and(|primary| primary.repaired.contains(&key))
     }
 
+    /// Takes care of index objects of mirrors that would hide what the vault uses: they are known no more, or
+    /// with `repair` known without what they say of others.
+    fn other_lives(&mut self) -> Result<()> {
+        let live: HashSet<Id> = self.index.sources().collect();
+        let own: HashSet<Id> = self.listings.first().into_iter().flat_map(|l| l.ids(Small::Index).copied()).collect();
+        for i in self.present().filter(|i| *i > 0).collect::<Vec<_>>() {
+            let (Some(copy), Some(listing)) = (self.copies.get(i), self.listings.get_mut(i)) else { continue };
+            let extra: Vec<Id> = listing.ids(Small::Index).filter(|id| !own.contains(id)).copied().collect();
+            for id in extra {
+                let found = contradicts(self.vault, copy.store, &id, &live);
+                let object = match found {
+                    Ok(Some(object)) => object,
+                    Ok(None) => continue,
+                    // That it is away is noticed by whoever looks at its objects.
+                    Err(e) if e.kind == ErrorKind::DestinationFailed => continue,
+                    Err(e) => return Err(e),
+                };
+                listing.remove(Small::Index, &id);
+                if self.repair {
+                    holds_copy(copy.store, self.vault)?;
+                    listing.add(Small::Index, take_back(self.vault, copy.store, &id, object)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// All objects of a class that any copy has.
     fn all(&self, class: Small) -> HashSet<Id> {
         self.listings.iter().flat_map(|l| l.ids(class).copied()).collect()
@@ -179,7 +208,14 @@ impl Check<'_> {
     /// What the vault itself says was deleted. What a mirror alone says may be of another life of it, when
     /// that mirror was the first.
     fn dead(&self) -> Result<Dead> {
-        Dead::read(self.vault, self.listings.first().into_iter().flat_map(|l| l.ids(Small::Tombstone)))
+        let said = self.listings.first().into_iter().flat_map(|l| l.ids(Small::Tombstone));
+        let mut dead = Dead::read(self.vault, said)?;
+        // What is in use is not dead, whatever was said of it once.
+        let sources: HashSet<Id> = self.index.sources().collect();
+        let packs: HashSet<Id> = self.index.packs().map(|pack| pack.id).collect();
+        dead.index.retain(|id| !sources.contains(id));
+        dead.packs.retain(|id| !packs.contains(id));
+        Ok(dead)
     }
 
     /// Every copy should have every small object, but what was deleted, old configurations, and
@@ -365,11 +401,6 @@ impl Check<'_> {
     /// What was deleted and is there again.
     fn risen(&mut self) -> Result<()> {
         let mut dead = self.dead()?;
-        // What is in use is not dead, whatever was said of it once.
-        let index = self.vault.index();
-        dead.index.retain(|id| !index.sources().any(|source| source == *id));
-        let live: HashSet<Id> = index.packs().map(|pack| pack.id).collect();
-        dead.packs.retain(|id| !live.contains(id));
         let keys = self.listings.first().map(|l| l.ids(Small::Key).filter(|id| !dead.keys.contains(id)).count());
         if keys.unwrap_or(0) == 0 {
             dead.keys.clear();

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::listing::{Listing, Small};
+use super::lives::{contradicts, take_back};
 use super::sync::needed;
 use super::{Mirror, Problem, SyncReport};
 use crate::model::{ErrorKind, Id, Progress, Result};
@@ -89,8 +90,15 @@ pub(super) fn drop_deleted(
         }
     }
     mirror.store.sync()?;
-    for id in indexes.iter().filter(|id| dead.index.contains(id)) {
-        gone.small(Small::Index, id)?;
+    let live: HashSet<Id> = index.sources().collect();
+    for id in &indexes {
+        if dead.index.contains(id) && !live.contains(id) {
+            gone.small(Small::Index, id)?;
+        } else if let Some(object) = contradicts(vault, mirror.store, id, &live)? {
+            let new = take_back(vault, mirror.store, id, object)?;
+            gone.there.remove(Small::Index, id);
+            gone.there.add(Small::Index, new);
+        }
     }
     for id in keys.iter().filter(|id| dead.keys.contains(id)) {
         gone.small(Small::Key, id)?;

@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `listing` | which objects a copy has |
 //! | `join` | whether a place holds a copy of this vault, and beginning one |
+//! | `lives` | index objects of a mirror that was the first copy once |
 //! | `sync` | bringing a mirror up to date |
 //! | `drop` | deleting from a mirror |
 //! | `check` | comparing all copies object by object, and repairing one from another |
@@ -18,6 +19,7 @@ mod check;
 mod drop;
 mod join;
 mod listing;
+mod lives;
 mod sync;
 
 use std::collections::HashSet;

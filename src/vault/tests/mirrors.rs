@@ -458,3 +458,53 @@ fn what_no_copy_has_is_named_and_the_rest_repaired() {
     let report = verify(&damages.vault, &[], false, &Progress::default()).unwrap();
     assert!(!report.damaged_backups.is_empty(), "the vault says which backups need it: {report:?}");
 }
+
+#[test]
+fn what_a_former_first_copy_deleted_is_not_deleted_where_it_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = vault(dir.path());
+    // One large backup of which little stays, so that a prune rewrites what the others need.
+    let mut all = files(1, 30);
+    let gone = back_up(&first, &all);
+    all.truncate(4);
+    let kept = back_up(&first, &all);
+    bring(&first, &place(dir.path(), "mirror"), false, None).unwrap();
+    // The mirror was away when this was done, and then took the first one's place.
+    first.delete_manifest(&gone).unwrap();
+    let pruned = prune(&first, &[kept], false, &Progress::default()).unwrap();
+    assert!(pruned.packs_rewritten > 0, "{pruned:?}");
+    let second = alone(dir.path(), "mirror");
+    all.extend(files(1, 30).into_iter().skip(20));
+    let newest = back_up(&second, &all);
+    let before = objects(dir.path(), "mirror");
+    let stores = ["mirror", "vault"].map(|name| LocalStore::open(&dir.path().join(name)).unwrap());
+    let copies = [0, 1].map(|i| Copy { name: ["mirror", "vault"][i], store: &stores[i], over: None });
+    for _ in 0..2 {
+        let looked = Before::of(&second).unwrap();
+        check_copies(&second, looked, &copies, true, true, &Progress::default()).unwrap();
+        let after = objects(dir.path(), "mirror");
+        let lost: Vec<_> =
+            before.keys().filter(|key| !after.contains_key(*key) && !key.starts_with("backups/")).collect();
+        assert!(lost.is_empty(), "{lost:?}");
+        for (id, name) in [(newest, "mirror"), (kept, "mirror"), (newest, "vault")] {
+            let copy = alone(dir.path(), name);
+            let wanted = if id == newest { all.clone() } else { files(1, 4) };
+            assert_eq!(read_back(&copy, &id), wanted, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_limit_takes_nothing_that_nobody_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vault, mirror) = (vault(dir.path()), place(dir.path(), "mirror"));
+    // The first two are another machine's, say, which the catalog does not know.
+    let ids: Vec<Id> = (0..4).map(|i| back_up(&vault, &files(i, 6))).collect();
+    bring(&vault, &mirror, false, None).unwrap();
+    let over = Some(HashSet::from([ids[2]]));
+    let report = sync(&vault, &Mirror { store: &mirror, joined: true, over }, &Progress::default()).unwrap();
+    assert_eq!(report.manifests, HashSet::from([ids[0], ids[1], ids[3]]));
+    for i in [0, 1, 3] {
+        assert_eq!(read_back(&alone(dir.path(), "mirror"), &ids[i as usize]), files(i, 6));
+    }
+}

@@ -115,6 +115,7 @@ impl Server {
                     printf 'subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n' > ext
                     openssl x509 -req -in leaf.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3 -extfile ext -out leaf.pem; }",
                 );
+                command.arg(format!("-metricsPort={}", port + 5));
                 command.arg(format!("-s3.port.https={}", port + 4));
                 command.args(["-s3.cert.file=leaf.pem", "-s3.key.file=leaf.key"]);
                 let ports = ["s3.port", "master.port", "volume.port", "filer.port"];
