@@ -81,7 +81,7 @@ impl<'a> Job<'a> {
             never: never(&request.never),
             leave: request.leave.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
             prefix: format!("{TEMPORARY}{}-", hex(&random)),
-            workers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16),
+            workers: workers(vault),
             leaders: Mutex::default(),
             absent: Mutex::default(),
             selection: Selection::new(&request.paths)?,
@@ -210,4 +210,11 @@ pub fn open_root(path: &Path, make: bool) -> Result<(Option<OwnedFd>, bool)> {
         };
     }
     Ok((Some(dir), made))
+}
+
+/// How many threads a restore has: one for each core, and more where most of the time is spent waiting
+/// for another machine.
+fn workers(vault: &Vault) -> usize {
+    let least = if vault.is_elsewhere() { 8 } else { 2 };
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(least, 16)
 }

@@ -230,6 +230,11 @@ impl Vault {
         self.copies.set(others);
     }
 
+    /// Whether it is on another machine, as far as was said.
+    pub fn is_elsewhere(&self) -> bool {
+        self.frames.get().is_some()
+    }
+
     /// Keeps frames of trees in local files, of about `limit` bytes in all: for a vault elsewhere.
     pub fn keep_frames(&self, limit: u64) {
         let _ = self.frames.set(FrameCache::open(&self.dir.join("frames"), limit));

@@ -474,7 +474,7 @@ fn requests(server: &Server) -> f64 {
 fn figures_against_rclone() {
     let Some(server) = Server::start(Kind::Seaweed, "figures_against_rclone") else { return };
     let rclone = std::env::var("RCLONE").unwrap_or_else(|_| "rclone".into());
-    let daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     let (endpoint, login) = (server.endpoint(), credential(&daemon));
     daemon.ok(&format!("AddDestination ssa{{sv}} disk local 1 directory s {}", daemon.path("disk").display()));
     daemon.ok(&format!("AddDestination ssa{{sv}} off s3 3 bucket s bucket endpoint s {endpoint} credential s {login}"));
@@ -489,7 +489,7 @@ fn figures_against_rclone() {
     std::fs::write(&conf, text).unwrap();
     let copy = |from: &str, to: &str| {
         let (since, before) = (Instant::now(), requests(&server));
-        sh(daemon.dir(), &format!("{rclone} --config {} copy {from} {to} > /dev/null 2>&1", conf.display()));
+        sh(Path::new("/"), &format!("{rclone} --config {} copy {from} {to} > /dev/null 2>&1", conf.display()));
         (since.elapsed().as_secs_f64(), requests(&server) - before)
     };
     let took = |job: &serde_json::Value| {
@@ -519,7 +519,11 @@ fn figures_against_rclone() {
             .unwrap()
             .clone();
         let sync_requests = requests(&server) - before;
+        // It is read from the bucket alone then.
+        assert!(daemon.stop().success());
         sh(daemon.dir(), "mv disk away");
+        daemon.start_again();
+        daemon.settle();
         let before = requests(&server);
         let target = daemon.path(&format!("target{turn}"));
         std::fs::create_dir(&target).unwrap();
