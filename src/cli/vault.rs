@@ -1,11 +1,126 @@
 //! `strongroom vault …`
 
-use super::args::{KeyVerb, VaultVerb};
+use clap::Subcommand;
+
 use super::confirm;
 use super::output::{self, size, text, time};
 use super::session::{Options, Session};
 use super::wait::Outcome;
 use crate::model::{Result, Value};
+
+/// What can be done with vaults.
+#[derive(Debug, Subcommand)]
+pub enum VaultVerb {
+    /// Make a vault
+    Add {
+        /// Its name
+        name: String,
+        /// Where it is kept: the first holds it, the others mirror it
+        #[arg(long = "destination", value_name = "DESTINATION", num_args = 1.., required = true)]
+        destinations: Vec<String>,
+        /// zstd:N, gzip:N or none
+        #[arg(long)]
+        compression: Option<String>,
+        /// Keep it in the clear; whoever reads its directory reads every backup
+        #[arg(long)]
+        unencrypted: bool,
+    },
+    /// List vaults
+    List,
+    /// Show one vault
+    Show {
+        /// NAME or id
+        vault: String,
+    },
+    /// Change where a vault is kept
+    Set {
+        /// NAME or id
+        vault: String,
+        /// All its destinations: the first holds it, or is the mirror that is to hold it from now on
+        #[arg(long = "destination", value_name = "DESTINATION", num_args = 1.., required = true)]
+        destinations: Vec<String>,
+        /// Even if the first of them lacks backups, since the one that has them is lost
+        #[arg(long)]
+        force: bool,
+    },
+    /// Check that everything is there and whole, in every copy
+    Verify {
+        /// NAME or id
+        vault: String,
+        /// Read every byte, not only that it is there
+        #[arg(long)]
+        read_data: bool,
+        /// Read everything, and mend each copy from the others
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Give back the space that no backup needs
+    Prune {
+        /// NAME or id
+        vault: String,
+        /// Only say what would be done
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Bring the mirrors up to date
+    Sync {
+        /// NAME or id
+        vault: String,
+    },
+    /// Keys that open a vault
+    #[command(subcommand)]
+    Key(KeyVerb),
+    /// Read the catalog back from a destination; the recovery key is asked for
+    Rebuild {
+        /// NAME or id of the destination
+        destination: String,
+        /// Use this key file instead of a recovery key
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<String>,
+        /// Take this machine's place (name or id), or nobody's: none
+        #[arg(long)]
+        machine: Option<String>,
+        /// Call the vault so [default: as it was called]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Forget a vault
+    Remove {
+        /// NAME or id
+        vault: String,
+        /// Delete its data, and every backup in it, too
+        #[arg(long)]
+        delete_data: bool,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// What can be done with a vault's keys.
+#[derive(Debug, Subcommand)]
+pub enum KeyVerb {
+    /// Add a key; a recovery key is printed once
+    Add {
+        /// NAME or id of the vault
+        vault: String,
+        /// Its kind
+        #[arg(long, value_parser = ["recovery", "file"], default_value = "recovery")]
+        kind: String,
+    },
+    /// List the keys
+    List {
+        /// NAME or id of the vault
+        vault: String,
+    },
+    /// Remove a key
+    Remove {
+        /// NAME or id of the vault
+        vault: String,
+        /// The key's id
+        key: String,
+    },
+}
 
 /// Does the verb.
 pub async fn run(session: &Session, verb: VaultVerb) -> Result<u8> {

@@ -31,6 +31,21 @@ pub trait Visitor {
     }
 }
 
+/// Wants everything to be there: keeps the first thing that is missing or cannot be read.
+#[derive(Debug, Default)]
+pub struct Complete(pub Option<Error>);
+
+impl Visitor for Complete {
+    fn missing(&mut self, path: &[u8], id: &Id) {
+        let path = String::from_utf8_lossy(path).into_owned();
+        self.0.get_or_insert(Error::damaged(format!("{path}: the blob {id} is missing")));
+    }
+
+    fn unreadable(&mut self, path: &[u8], error: Error) {
+        self.0.get_or_insert(error.context(String::from_utf8_lossy(path)));
+    }
+}
+
 impl Marks {
     /// No marks on the vault's index as it is now.
     pub fn new(vault: &Vault) -> Self {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::compress::Compression;
 use super::handle::Vault;
 use super::index::IndexObject;
-use super::mark::{Marks, Visitor};
+use super::mark::{Complete, Marks};
 use super::object;
 use super::pack::PackRecord;
 use super::records::Tombstone;
@@ -37,20 +37,6 @@ pub struct PruneReport {
     pub bytes_freed: u64,
     /// Stored bytes at the end.
     pub bytes_stored: u64,
-}
-
-#[derive(Default)]
-struct Complete(Option<Error>);
-
-impl Visitor for Complete {
-    fn missing(&mut self, path: &[u8], id: &Id) {
-        let path = String::from_utf8_lossy(path).into_owned();
-        self.0.get_or_insert(Error::damaged(format!("{path}: the blob {id} is missing")));
-    }
-
-    fn unreadable(&mut self, path: &[u8], error: Error) {
-        self.0.get_or_insert(error.context(String::from_utf8_lossy(path)));
-    }
 }
 
 #[derive(Default, Clone, Copy)]

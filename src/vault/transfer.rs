@@ -7,27 +7,13 @@ use std::sync::{Arc, Mutex};
 use super::compress::Compression;
 use super::handle::Vault;
 use super::manifest::Manifest;
-use super::mark::{Marks, Visitor};
+use super::mark::{Complete, Marks};
 use super::seal::Class;
 use super::writer::{VaultWriter, lock};
 use crate::model::{Error, Id, Progress, Result};
 
 /// So many blobs are taken on at once by one thread.
 const BATCH: usize = 256;
-
-#[derive(Default)]
-struct Complete(Option<Error>);
-
-impl Visitor for Complete {
-    fn missing(&mut self, path: &[u8], id: &Id) {
-        let path = String::from_utf8_lossy(path).into_owned();
-        self.0.get_or_insert(Error::damaged(format!("{path}: the blob {id} is missing")));
-    }
-
-    fn unreadable(&mut self, path: &[u8], error: Error) {
-        self.0.get_or_insert(error.context(String::from_utf8_lossy(path)));
-    }
-}
 
 /// Stores in `to` everything that the backup of `manifest` refers to in `from`; answers the stored
 /// bytes. A manifest there may refer to all of it then.
