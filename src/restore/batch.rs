@@ -12,7 +12,7 @@ use super::job::{Job, Temporary};
 use super::journal::Journal;
 use super::meta::{self, Handle, Scope};
 use super::tally::Tally;
-use crate::model::{Error, IoContext, Result};
+use crate::model::{Error, Id, IoContext, Result};
 use crate::vault::Location;
 use crate::vault::tree::{Content, Kind, Link, Metadata};
 
@@ -20,6 +20,8 @@ use crate::vault::tree::{Content, Kind, Link, Metadata};
 const ENTRIES: usize = 4096;
 /// Bytes of a batch at most, a larger file aside.
 const BYTES: u64 = 64 << 20;
+/// The same where the vault is elsewhere: at the end of a batch some threads have nothing to wait for.
+const BYTES_ELSEWHERE: u64 = 256 << 20;
 /// Entries without data that one worker takes at a time.
 const HANDFUL: usize = 32;
 
@@ -53,17 +55,14 @@ impl Batch {
         if matches!(item.entry.link, Link::To { .. }) {
             return self.links.push(item);
         }
-        let blob = match &item.entry.kind {
-            Kind::File { content: Content::Whole(id), .. } => Some(*id),
-            Kind::File { content: Content::Parts(parts) | Content::Lists(parts), .. } => parts.first().map(|p| p.id),
-            _ => None,
-        };
+        let blob = blobs(&item).next();
         self.items.push((blob.and_then(|id| job.vault.locate(&id)), item));
     }
 
     /// Whether it should be restored before more is added.
-    pub fn is_full(&self) -> bool {
-        self.bytes >= BYTES || self.items.len() + self.links.len() + self.complete.len() >= ENTRIES
+    pub fn is_full(&self, job: &Job<'_>) -> bool {
+        let most = if job.vault.is_elsewhere() { BYTES_ELSEWHERE } else { BYTES };
+        self.bytes >= most || self.items.len() + self.links.len() + self.complete.len() >= ENTRIES
     }
 
     /// Restores everything in it, and leaves it empty.
@@ -93,6 +92,16 @@ impl Batch {
     }
 }
 
+/// What a file consists of, or lists of that.
+fn blobs(item: &Item) -> impl Iterator<Item = Id> {
+    let (whole, parts) = match &item.entry.kind {
+        Kind::File { content: Content::Whole(id), .. } => (Some(*id), [].as_slice()),
+        Kind::File { content: Content::Parts(parts) | Content::Lists(parts), .. } => (None, parts.as_slice()),
+        _ => (None, [].as_slice()),
+    };
+    whole.into_iter().chain(parts.iter().map(|part| part.id))
+}
+
 fn failed(job: &Job<'_>, path: Vec<u8>, error: Error) -> Result<()> {
     job.tally.take(path, error)?;
     job.progress.add(1, 0);
@@ -112,6 +121,9 @@ fn restore_all(job: &Job<'_>, items: Vec<(Option<Location>, Item)>) -> Result<Ve
         }
         last = Some(segment);
     }
+    // What stands there already may be equal, and is not read from the vault then.
+    let new = groups.iter().flatten().filter(|item| item.dir.made);
+    let reader = job.vault.reader(new.flat_map(blobs));
     let groups: Vec<_> = groups.into_iter().map(Mutex::new).collect();
     let ready = Mutex::new(Vec::new());
     let result = run_all(job, groups.len(), |i| {
@@ -122,7 +134,7 @@ fn restore_all(job: &Job<'_>, items: Vec<(Option<Location>, Item)>) -> Result<Ve
             let path = item.dir.path_of(&item.entry.name);
             job.progress.set_current(&String::from_utf8_lossy(&path));
             let first = matches!(item.entry.link, Link::First { .. });
-            match job.restore_item(item) {
+            match job.restore_item(item, &reader) {
                 Ok(Done::Ready(one)) => ready.lock().unwrap_or_else(PoisonError::into_inner).push(*one),
                 Ok(Done::Skipped) if first => job.without_first(path),
                 Ok(Done::Counted | Done::Skipped) => {}

@@ -8,11 +8,14 @@ use rustix::io::{Errno, pread, pwrite};
 use sha2::{Digest, Sha256};
 
 use crate::model::{Error, Id, IoContext, Progress, Result};
-use crate::vault::Vault;
 use crate::vault::tree::{Content, Part};
+use crate::vault::{Reader, Vault};
 
 /// Files with more bytes than this are written by several threads.
 const SHARED: u64 = 16 << 20;
+
+/// So many parts of such a file are written before the next are begun with.
+const WINDOW: usize = 256;
 
 /// What a file consists of.
 #[derive(Debug)]
@@ -56,31 +59,51 @@ impl Layout {
     }
 
     /// Writes everything into an empty file; `workers` threads share a large one.
-    pub fn write(&self, vault: &Vault, file: impl AsFd + Sync, workers: usize, progress: &Progress) -> Result<()> {
+    pub fn write(
+        &self,
+        reader: &Reader<'_>,
+        file: impl AsFd + Sync,
+        workers: usize,
+        progress: &Progress,
+    ) -> Result<()> {
         if self.ranges.last().map_or(0, |(offset, len, _)| offset + len) != self.size {
             ftruncate(&file, self.size).at(|| "cannot set the size")?;
         }
-        if self.size <= SHARED || self.parts.len() < 2 || workers < 2 {
-            let mut start = 0;
-            for part in &self.parts {
-                self.write_part(vault, &file, part, start, progress)?;
-                start += part.len;
-            }
-            return Ok(());
-        }
         let starts: Vec<u64> =
             self.parts.iter().scan(0, |at, part| Some(std::mem::replace(at, *at + part.len))).collect();
+        let parts: Vec<_> = starts.into_iter().zip(&self.parts).collect();
+        if self.size <= SHARED {
+            return self.write_parts(reader, &file, &parts, 1, progress);
+        }
+        for parts in parts.chunks(WINDOW) {
+            let reader = reader.of(parts.iter().map(|(_, part)| part.id));
+            self.write_parts(&reader, &file, parts, workers, progress)?;
+        }
+        Ok(())
+    }
+
+    /// Writes some parts, each with its offset in the content.
+    fn write_parts(
+        &self,
+        reader: &Reader<'_>,
+        file: impl AsFd + Sync,
+        parts: &[(u64, &Part)],
+        workers: usize,
+        progress: &Progress,
+    ) -> Result<()> {
         let next = AtomicUsize::new(0);
         let work = || {
             loop {
-                let i = next.fetch_add(1, Relaxed);
-                let (Some(part), Some(start)) = (self.parts.get(i), starts.get(i)) else { return Ok(()) };
-                if let Err(e) = self.write_part(vault, &file, part, *start, progress) {
-                    next.store(self.parts.len(), Relaxed);
+                let Some((start, part)) = parts.get(next.fetch_add(1, Relaxed)) else { return Ok(()) };
+                if let Err(e) = self.write_part(reader, &file, part, *start, progress) {
+                    next.store(parts.len(), Relaxed);
                     return Err(e);
                 }
             }
         };
+        if parts.len() < 2 || workers < 2 {
+            return work();
+        }
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
             let results = threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err(Error::failed("a thread died"))));
@@ -88,9 +111,16 @@ impl Layout {
         })
     }
 
-    fn write_part(&self, vault: &Vault, file: impl AsFd, part: &Part, start: u64, progress: &Progress) -> Result<()> {
+    fn write_part(
+        &self,
+        reader: &Reader<'_>,
+        file: impl AsFd,
+        part: &Part,
+        start: u64,
+        progress: &Progress,
+    ) -> Result<()> {
         progress.check()?;
-        let blob = vault.read_blob(&part.id)?;
+        let blob = reader.read_blob(&part.id)?;
         if blob.len() as u64 != part.len {
             return Err(Error::damaged(format!("the blob {} is not as long as the file says", part.id)));
         }

@@ -15,6 +15,7 @@ use super::tally::Tally;
 use crate::model::{Error, IoContext, Result};
 use crate::source::Stat;
 use crate::source::stat::Type;
+use crate::vault::Reader;
 use crate::vault::tree::{Entry, Kind, Link};
 
 /// An entry on its way into a directory.
@@ -62,7 +63,7 @@ enum Verdict {
 
 impl Job<'_> {
     /// Restores one entry that is no directory and no later name of a hard link.
-    pub fn restore_item(&self, item: Item) -> Result<Done> {
+    pub fn restore_item(&self, item: Item, reader: &Reader<'_>) -> Result<Done> {
         let size = match &item.entry.kind {
             Kind::File { size, .. } => *size,
             _ => 0,
@@ -79,7 +80,7 @@ impl Job<'_> {
                 Tally::add(&self.tally.bytes, size);
                 &self.tally.files
             }
-            Verdict::Create | Verdict::Replace => return self.write(item, matches!(verdict, Verdict::Replace)),
+            Verdict::Create | Verdict::Replace => return self.write(item, matches!(verdict, Verdict::Replace), reader),
         };
         Tally::add(counter, 1);
         self.progress.add(1, size);
@@ -162,9 +163,9 @@ impl Job<'_> {
     }
 
     /// Writes the entry under a temporary name, complete but for what forbids renaming it.
-    fn write(&self, item: Item, replaces: bool) -> Result<Done> {
+    fn write(&self, item: Item, replaces: bool, reader: &Reader<'_>) -> Result<Done> {
         let dir = self.handle(&item.dir)?;
-        let (temporary, file) = self.create(&dir, &item)?;
+        let (temporary, file) = self.create(&dir, &item, reader)?;
         if replaces {
             let temporary = temporary.keep();
             return Ok(Done::Ready(Box::new(Ready { item, temporary })));
@@ -191,7 +192,7 @@ impl Job<'_> {
     }
 
     /// Makes the inode under a temporary name, with content and metadata.
-    fn create<'d>(&self, dir: &'d OwnedFd, item: &Item) -> Result<(Temporary<'d>, OwnedFd)> {
+    fn create<'d>(&self, dir: &'d OwnedFd, item: &Item, reader: &Reader<'_>) -> Result<(Temporary<'d>, OwnedFd)> {
         let name = self.temporary();
         let entry = &item.entry;
         let cannot = || "cannot make the file";
@@ -201,12 +202,7 @@ impl Job<'_> {
                 let file = openat(dir, name.as_slice(), flags, Mode::RUSR | Mode::WUSR).at(cannot)?;
                 let temporary = Temporary::new(dir, name);
                 meta::prepare(&file, entry.meta.flags);
-                Layout::new(self.vault, *size, holes, content)?.write(
-                    self.vault,
-                    &file,
-                    self.workers,
-                    self.progress,
-                )?;
+                Layout::new(self.vault, *size, holes, content)?.write(reader, &file, self.workers, self.progress)?;
                 Tally::add(&self.tally.bytes, *size);
                 let hollow = holes.iter().map(|(_, len)| len).sum();
                 self.progress.add(0, hollow);

@@ -215,6 +215,6 @@ pub fn open_root(path: &Path, make: bool) -> Result<(Option<OwnedFd>, bool)> {
 /// How many threads a restore has: one for each core, and more where most of the time is spent waiting
 /// for another machine.
 fn workers(vault: &Vault) -> usize {
-    let least = if vault.is_elsewhere() { 8 } else { 2 };
+    let least = if vault.is_elsewhere() { 4 } else { 2 };
     std::thread::available_parallelism().map_or(2, usize::from).clamp(least, 16)
 }

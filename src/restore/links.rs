@@ -56,7 +56,7 @@ impl Job<'_> {
     /// Restores a name as the file of its group.
     fn lead(&self, item: Item, first: Vec<u8>) -> Result<()> {
         let path = item.dir.path_of(&item.entry.name);
-        match self.restore_item(item)? {
+        match self.restore_item(item, &self.vault.reader([]))? {
             Done::Ready(ready) => {
                 rustix::fs::syncfs(self.handle(&ready.item.dir)?).at(|| "cannot write the file to disk")?;
                 self.replace(&ready)?;
@@ -123,7 +123,7 @@ impl Job<'_> {
                 Ok(()) => &self.tally.files,
                 Err(Errno::XDEV | Errno::MLINK | Errno::OPNOTSUPP | Errno::PERM) => {
                     // Another file system than in the backup, or one without hard links: a file of its own.
-                    return match self.restore_item(item)? {
+                    return match self.restore_item(item, &self.vault.reader([]))? {
                         Done::Ready(ready) => self.replace(&ready),
                         Done::Counted | Done::Skipped => Ok(()),
                     };

@@ -115,7 +115,7 @@ impl Walk<'_> {
                     self.ascend()?;
                 }
             }
-            if self.batch.is_full() {
+            if self.batch.is_full(self.job) {
                 self.batch.flush(self.job, self.journal)?;
             }
         }

@@ -19,6 +19,8 @@ const LEFT_ALONE: Duration = Duration::from_secs(20);
 
 /// Decoded segments kept per vault.
 const MEMORY: usize = 64 << 20;
+/// The same of a vault elsewhere, of which much is fetched at once.
+const MEMORY_ELSEWHERE: usize = 128 << 20;
 
 /// How long destinations may take to answer where others wait that need not.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -322,11 +324,23 @@ impl Service {
             Some(path) => Some(vault::unlock(&*store, &read_key_file(path)?)?),
             None => None,
         };
-        let vault = Vault::open_with(store, others.clone(), master.clone(), &self.options.cache_dir, MEMORY)?;
+        let vault = self.open_in(&place, store, &others, &master)?;
+        Ok(OpenVault { id: row.id, vault, master, place, others: Mutex::new(others), key_file: row.key_file.clone() })
+    }
+
+    fn open_in(
+        &self,
+        place: &Place,
+        store: Arc<dyn ObjectStore>,
+        others: &[Place],
+        master: &Option<MasterKey>,
+    ) -> Result<Arc<Vault>> {
+        let memory = if place.is_elsewhere() { MEMORY_ELSEWHERE } else { MEMORY };
+        let vault = Vault::open_with(store, others.to_vec(), master.clone(), &self.options.cache_dir, memory)?;
         if place.is_elsewhere() {
             vault.keep_frames(vault::FRAMES_KEPT);
         }
-        Ok(OpenVault { id: row.id, vault, master, place, others: Mutex::new(others), key_file: row.key_file.clone() })
+        Ok(vault)
     }
 
     /// Opens vaults, all at once, and waits for them, but not for ever: a destination that hangs
@@ -384,10 +398,7 @@ impl Service {
             None => None,
         };
         let others = self.mirror_places(row);
-        let vault = Vault::open_with(store, others.clone(), master.clone(), &self.options.cache_dir, MEMORY)?;
-        if place.is_elsewhere() {
-            vault.keep_frames(vault::FRAMES_KEPT);
-        }
+        let vault = self.open_in(&place, store, &others, &master)?;
         let found = vault.recover(self.machine().id)?;
         tracing::debug!(vault = %row.name, ?found, "opened");
         Ok(OpenVault { id: row.id, vault, master, place, others: Mutex::new(others), key_file: row.key_file.clone() })

@@ -14,7 +14,7 @@ use super::frames::FrameCache;
 use super::gate::Gate;
 use super::index::{Found, IndexObject, LocalIndex};
 use super::lost;
-use super::pack::{self, PackRecord};
+use super::pack::PackRecord;
 use super::records::Tombstone;
 use super::seal::{Class, Keys, MasterKey};
 use super::slots::{self, Secret, SlotInfo, SlotKind};
@@ -71,7 +71,7 @@ pub struct Vault {
     index: RwLock<Arc<LocalIndex>>,
     /// Held while the index is replaced.
     replacing: Mutex<()>,
-    cache: SegmentCache,
+    pub(super) cache: SegmentCache,
     /// Frames of trees, where the vault is elsewhere.
     frames: OnceLock<FrameCache>,
     pub(super) gate: Gate,
@@ -332,8 +332,7 @@ impl Vault {
         let key = super::object::key(found.pack.class, &found.pack.id);
         let len = usize::try_from(found.segment.stored_len).unwrap_or(usize::MAX);
         let segment = found.segment;
-        let open =
-            |frame: &mut Vec<u8>| pack::open_frame(&sealer, segment.ordinal, segment.codec, segment.plain_len, frame);
+        let open = |frame: &mut [u8]| segment.open(&sealer, frame);
         let frames = self.frames.get().filter(|_| found.pack.class == Class::TreePack);
         if let Some(frames) = frames
             && let Some(mut frame) = frames.get(&found.pack.id, segment.ordinal, len)

@@ -110,19 +110,21 @@ fn a_mirror_that_is_away_delays_nothing_and_is_caught_up_also_by_another_daemon(
     daemon.back_up("web");
     current(&daemon);
     std::fs::rename(&two, daemon.path("away")).unwrap();
-    std::fs::create_dir(&two).unwrap();
+    // Somebody else's disk, where even what looks half-done is not ours.
+    std::fs::create_dir_all(two.join("tmp")).unwrap();
+    std::fs::write(two.join("tmp/draft"), "theirs").unwrap();
     sh(&daemon.source(), "echo two > sub/page");
     daemon.back_up("web");
     wait_for("it is told", PATIENCE, || states(&daemon) == "two:failed");
     assert_eq!(statuses(&daemon, 2), "one:completed two:failed");
     assert_eq!(statuses(&daemon, 1), "one:completed two:completed");
-    assert_eq!(sh(&two, "ls -A"), "", "nothing is written into an empty mount point");
+    assert_eq!(sh(&two, "find . -type f").trim(), "./tmp/draft", "nothing is written there, nor removed");
     daemon.settle();
     let failed = daemon.wait(number(&daemon.ok("SyncVault sa{sv} safe 0")));
     assert_eq!((&failed["state"], &failed["error_name"]), (&"failed".into(), &FAILED.into()), "{failed}");
     // What is missing is written down.
     assert!(daemon.stop().success());
-    std::fs::remove_dir(&two).unwrap();
+    std::fs::remove_dir_all(&two).unwrap();
     std::fs::rename(daemon.path("away"), &two).unwrap();
     daemon.start_again();
     current(&daemon);
@@ -349,6 +351,13 @@ fn a8_the_only_disk_keeps_as_many_automatic_backups_as_it_may() {
     assert_eq!(sh(&disk, "ls backups | wc -l").trim(), "3", "the manual one stays");
     daemon.ok("UpdateDestination sa{sv} disk 1 max_backups u 1");
     wait_for("the limit is lower", PATIENCE, || daemon.completed() == [1, 5]);
+    // A copy of a later one, which rests elsewhere, is not the newest that is kept whatever the limit says.
+    daemon.back_up("web");
+    assert_eq!(daemon.work("CopyBackup tsa{sv} 6 small 0")["result"]["backup"], 7);
+    daemon.ok("UpdateDestination sa{sv} disk 1 max_backups u 2");
+    daemon.ok("UpdateDestination sa{sv} disk 1 max_backups u 1");
+    daemon.settle();
+    assert_eq!(daemon.completed(), [1, 5, 6, 7]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ const OBJECTS: usize = 1 << 24;
 const FRUITLESS: usize = 8;
 
 /// Room that is made for an answer before any of it came.
-const AHEAD: usize = 1 << 20;
+const AHEAD: usize = 8 << 20;
 
 impl Bucket {
     /// The whole object, or `None` if it is larger than `limit`.

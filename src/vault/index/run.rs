@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use crate::model::{Error, Id, IoContext, Result};
-use crate::vault::pack::PackRecord;
-use crate::vault::seal::Class;
+use crate::vault::pack::{self, PackRecord};
+use crate::vault::seal::{Class, Sealer};
 
 const MAGIC: &[u8; 8] = b"SRRUN001";
 const HEADER: usize = 56;
@@ -56,6 +56,13 @@ pub struct RunSegment {
     pub plain_len: u32,
     /// How it is compressed.
     pub codec: u8,
+}
+
+impl RunSegment {
+    /// Opens the segment's frame: authenticates, then decompresses.
+    pub fn open(&self, sealer: &Sealer, frame: &mut [u8]) -> Result<Vec<u8>> {
+        pack::open_frame(sealer, self.ordinal, self.codec, self.plain_len, frame)
+    }
 }
 
 /// A blob as a run knows it.

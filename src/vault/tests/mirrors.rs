@@ -174,49 +174,63 @@ fn a_limited_mirror_keeps_the_newest_whole_and_little_else() {
     assert_eq!(objects(dir.path(), "mirror"), objects(dir.path(), "vault"));
 }
 
-/// A store that breaks down for good after so many changes, in the middle of the last one.
+/// A store that breaks down for good after so many changes, in the middle of the last one; or of which
+/// one read fails.
 #[derive(Debug)]
-struct Failing(LocalStore, AtomicUsize);
+struct Failing {
+    store: LocalStore,
+    changes: AtomicUsize,
+    reads: AtomicUsize,
+}
 
 impl Failing {
+    fn new(store: LocalStore, changes: usize, reads: usize) -> Self {
+        Self { store, changes: AtomicUsize::new(changes), reads: AtomicUsize::new(reads) }
+    }
     fn change<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
-        match self.1.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
+        match self.changes.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
             Ok(_) => work(),
             Err(_) => Err(Error::destination_failed("broken")),
+        }
+    }
+    fn read<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        match self.reads.fetch_sub(1, SeqCst) {
+            0 => Err(Error::destination_failed("not this time")),
+            _ => work(),
         }
     }
 }
 
 impl ObjectStore for Failing {
     fn put(&self, key: &str, data: &[u8]) -> Result<()> {
-        self.change(|| self.0.put(key, data))
+        self.change(|| self.store.put(key, data))
     }
     fn put_if_absent(&self, key: &str, data: &[u8]) -> Result<bool> {
-        self.change(|| self.0.put_if_absent(key, data))
+        self.change(|| self.store.put_if_absent(key, data))
     }
     fn get(&self, key: &str, limit: u64) -> Result<Vec<u8>> {
-        self.0.get(key, limit)
+        self.read(|| self.store.get(key, limit))
     }
     fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
-        self.0.get_range(key, offset, len)
+        self.read(|| self.store.get_range(key, offset, len))
     }
     fn size(&self, key: &str) -> Result<Option<u64>> {
-        self.0.size(key)
+        self.read(|| self.store.size(key))
     }
     fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
-        self.0.list(prefix)
+        self.read(|| self.store.list(prefix))
     }
     fn delete(&self, key: &str) -> Result<()> {
-        self.change(|| self.0.delete(key))
+        self.change(|| self.store.delete(key))
     }
     fn sync(&self) -> Result<()> {
-        self.0.sync()
+        self.store.sync()
     }
     fn space(&self) -> Result<Space> {
-        self.0.space()
+        self.store.space()
     }
     fn sweep(&self) -> Result<()> {
-        self.0.sweep()
+        self.store.sweep()
     }
 }
 
@@ -229,7 +243,7 @@ fn cut_short_anywhere_a_mirror_shows_only_whole_backups_and_is_taken_up_again() 
     let mut changed = false;
     for round in 0..400 {
         let name = format!("mirror{round}");
-        let store = Failing(place(dir.path(), &name), AtomicUsize::new(round));
+        let store = Failing::new(place(dir.path(), &name), round, usize::MAX);
         let begun = bring(&vault, &store, false, None);
         let seen = |name: &str| {
             let Ok(store) = LocalStore::open(&dir.path().join(name)) else { return };
@@ -250,14 +264,14 @@ fn cut_short_anywhere_a_mirror_shows_only_whole_backups_and_is_taken_up_again() 
                 changed = true;
             }
             let left = round % 7;
-            store.1.store(left, SeqCst);
+            store.changes.store(left, SeqCst);
             let dropped = bring(&vault, &store, true, None);
             seen(&name);
             if dropped.is_ok() && left == 6 {
                 break;
             }
         }
-        store.1.store(usize::MAX, SeqCst);
+        store.changes.store(usize::MAX, SeqCst);
         let joined = begun.is_ok();
         bring(&vault, &store, joined, None).unwrap();
         assert_eq!(objects(dir.path(), &name), objects(dir.path(), "vault"), "taken up after {round} changes");
@@ -267,6 +281,47 @@ fn cut_short_anywhere_a_mirror_shows_only_whole_backups_and_is_taken_up_again() 
         }
     }
     assert!(changed, "no round was long enough to get to the end");
+}
+
+#[test]
+fn what_cannot_be_read_for_once_is_not_taken_for_needless() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let master = unlock(&**vault.store(), &SECRET).unwrap();
+    let ids: Vec<Id> = (0..3).map(|i| back_up(&vault, &files(i, 4))).collect();
+    let mut ended = 0;
+    for which in ["vault", "mirror"] {
+        for read in 0.. {
+            let name = format!("mirror-{which}-{read}");
+            bring(&vault, &place(dir.path(), &name), false, None).unwrap();
+            let failing = |of: &str, name: &str| {
+                let reads = if of == which { usize::MAX } else { usize::MAX / 2 };
+                Arc::new(Failing::new(LocalStore::open(&dir.path().join(name)).unwrap(), usize::MAX, reads))
+            };
+            let (here, there) = (failing("vault", "vault"), failing("mirror", &name));
+            let cache = tempfile::tempdir().unwrap();
+            let again = Vault::open(here.clone(), Some(master.clone()), cache.path(), 1 << 20).unwrap();
+            let fails = if which == "vault" { &here } else { &there };
+            fails.reads.store(read, SeqCst);
+            // The mirror may keep the last only, so that much of it goes.
+            let over = Some(ids[..2].iter().copied().collect());
+            let done = sync(&again, &Mirror { store: &*there, joined: true, over }, &Progress::default());
+            let reached = fails.reads.load(SeqCst) > read;
+            let left = alone(dir.path(), &name);
+            for id in left.manifests().unwrap() {
+                let i = ids.iter().position(|one| *one == id).unwrap();
+                assert_eq!(read_back(&left, &id), files(i as u64, 4), "read {read} of the {which} failed: {done:?}");
+            }
+            assert!(left.manifests().unwrap().contains(&ids[2]));
+            std::fs::remove_dir_all(dir.path().join(&name)).unwrap();
+            if !reached {
+                done.unwrap();
+                ended += 1;
+                break;
+            }
+        }
+    }
+    assert_eq!(ended, 2);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of the vault as a whole, on a real directory.
 
 mod damage;
+mod fetch;
 mod format;
 mod life;
 mod mirrors;
