@@ -4,6 +4,10 @@
 //! entry with the inode's number and change time. A walk in the same order reads it front to back
 //! in step. Losing it costs one re-read; a damaged block ends its use. An entry is only taken over
 //! when the vault still holds its blobs.
+//!
+//! A backup writes its cache beside the current one, and of a directory with much in it a block now
+//! and then. What one that was interrupted left there is as good: the next backup reads it along
+//! with the current cache, and so goes on where that one ended.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -15,7 +19,7 @@ use uuid::Uuid;
 use crate::model::{Error, Id, IoContext, Result};
 use crate::source::Stat;
 use crate::vault::codec::{Reader, Writer};
-use crate::vault::tree::{Entry, Node, Time, node};
+use crate::vault::tree::{Entry, Kind, Node, Time, node};
 
 const MAGIC: &[u8; 8] = b"SRCACHE1";
 const BLOCK_MAX: usize = 1 << 30;
@@ -29,33 +33,46 @@ pub struct Key {
     pub ctime: Time,
 }
 
-/// The entries of one directory by name.
+/// The entries of one directory by name, as one or several backups found them.
 #[derive(Debug, Default)]
 pub struct Block {
-    entries: HashMap<Vec<u8>, (Key, Entry)>,
+    found: Vec<HashMap<Vec<u8>, (Key, Entry)>>,
 }
 
 impl Block {
     /// The entry of an inode that did not change since: same size, times and number.
     pub fn take(&mut self, name: &[u8], stat: &Stat) -> Option<Entry> {
-        use crate::vault::tree::Kind;
-        let (key, entry) = self.entries.remove(name)?;
-        let size = match &entry.kind {
-            Kind::File { size, .. } => *size,
-            _ => stat.size,
-        };
-        let same = key.ino == stat.ino
-            && key.ctime == stat.ctime
-            && entry.meta.mtime == stat.mtime
-            && size == stat.size
-            && entry.type_bits() == crate::archive::tree::type_bits(stat.kind);
-        same.then_some(entry)
+        self.found.iter_mut().filter_map(|found| found.remove(name)).find_map(|(key, entry)| {
+            let size = match &entry.kind {
+                Kind::File { size, .. } => *size,
+                _ => stat.size,
+            };
+            let same = key.ino == stat.ino
+                && key.ctime == stat.ctime
+                && entry.meta.mtime == stat.mtime
+                && size == stat.size
+                && entry.type_bits() == crate::archive::tree::type_bits(stat.kind);
+            same.then_some(entry)
+        })
     }
 }
 
 /// Where a new cache is written until its backup is published.
 pub fn new_path(path: &Path) -> PathBuf {
     path.with_extension("new")
+}
+
+/// What backups that were interrupted left of theirs.
+fn rest_path(path: &Path) -> PathBuf {
+    path.with_extension("rest")
+}
+
+/// Makes the new cache the current one, and forgets what earlier ones left.
+pub fn commit(path: &Path) -> Result<()> {
+    std::fs::rename(new_path(path), path).at(|| format!("cannot put {} in place", path.display()))?;
+    // In a rest that stays nothing is wrong, only old.
+    let _ = std::fs::remove_file(rest_path(path));
+    Ok(())
 }
 
 /// A block's bytes. Entries without a key (read too soon after they changed, or with errors) are
@@ -79,16 +96,16 @@ fn decode_block(bytes: &[u8]) -> Result<(Vec<u8>, Block)> {
     let mut r = Reader::new(bytes, "a change cache");
     let path = r.bytes()?.to_vec();
     let leaves = r.count(1)?;
-    let mut block = Block::default();
+    let mut found = HashMap::new();
     for _ in 0..leaves {
         let Node::Leaf(entries) = Node::decode(r.bytes()?)? else { return Err(r.bad("it holds a branch")) };
         for entry in entries {
             let key = Key { ino: r.uint()?, ctime: Time { sec: r.int()?, nsec: r.u32()? } };
-            block.entries.insert(entry.name.clone(), (key, entry));
+            found.insert(entry.name.clone(), (key, entry));
         }
     }
     r.finish()?;
-    Ok((path, block))
+    Ok((path, Block { found: vec![found] }))
 }
 
 /// Writes a new cache, block by block.
@@ -99,12 +116,19 @@ pub struct CacheWriter {
 }
 
 impl CacheWriter {
-    /// Begins the cache that is to follow the one at `path`.
+    /// Begins the cache that is to follow the one at `path`. What an interrupted backup left there
+    /// is kept for [`CacheReader::open`].
     pub fn create(path: &Path, vault: Uuid) -> Result<Self> {
-        let path = new_path(path);
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).at(|| format!("cannot create {}", dir.display()))?;
         }
+        if let Err(e) = keep_rest(path, vault) {
+            tracing::warn!("what an interrupted backup had read is read again: {e}");
+        }
+        Self::begin(new_path(path), vault)
+    }
+
+    fn begin(path: PathBuf, vault: Uuid) -> Result<Self> {
         let file = File::create(&path).at(|| format!("cannot create {}", path.display()))?;
         let mut this = Self { file: BufWriter::with_capacity(1 << 18, file), path };
         this.write(MAGIC)?;
@@ -126,15 +150,49 @@ impl CacheWriter {
         self.write(block)
     }
 
+    /// Hands what was added to the system, so that it survives the end of this process.
+    pub fn flush(&mut self) -> Result<()> {
+        self.file.flush().at(|| format!("cannot write {}", self.path.display()))
+    }
+
     /// Completes the file.
     pub fn finish(mut self) -> Result<()> {
-        self.file.flush().at(|| format!("cannot write {}", self.path.display()))
+        self.flush()
     }
 }
 
-/// Reads a cache in step with a walk.
+/// Adds what the last backup left, if it was interrupted, to what earlier ones did: all of its own, and
+/// what they have of directories that it did not get to.
+fn keep_rest(path: &Path, vault: Uuid) -> Result<()> {
+    let (new, rest) = (new_path(path), rest_path(path));
+    let Some(mut from) = open_file(&new, vault) else { return Ok(()) };
+    let merged = path.with_extension("merged");
+    let mut to = CacheWriter::begin(merged.clone(), vault)?;
+    let mut last = Vec::new();
+    while let Ok(block) = read_block(&mut from) {
+        last = path_of(&block)?;
+        to.add(&block)?;
+    }
+    if let Some(mut older) = open_file(&rest, vault) {
+        while let Ok(block) = read_block(&mut older) {
+            if walk_order(&path_of(&block)?, &last).is_ge() {
+                to.add(&block)?;
+            }
+        }
+    }
+    to.finish()?;
+    std::fs::rename(&merged, &rest).at(|| format!("cannot put {} in place", rest.display()))?;
+    std::fs::remove_file(&new).at(|| format!("cannot remove {}", new.display()))
+}
+
+/// Reads a cache in step with a walk, and beside it what interrupted backups left.
 #[derive(Debug, Default)]
 pub struct CacheReader {
+    files: Vec<CacheFile>,
+}
+
+#[derive(Debug, Default)]
+struct CacheFile {
     file: Option<BufReader<File>>,
     ahead: Option<(Vec<u8>, Block)>,
 }
@@ -145,43 +203,61 @@ fn walk_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
 }
 
 impl CacheReader {
-    /// Opens the cache at `path`; one that is missing, damaged or of another vault is empty.
+    /// Opens the cache at `path`; one that is missing, damaged or of another vault is empty. To be
+    /// called after [`CacheWriter::create`].
     pub fn open(path: &Path, vault: Uuid) -> Self {
-        let open = || -> std::io::Result<Option<BufReader<File>>> {
-            let mut file = BufReader::with_capacity(1 << 18, File::open(path)?);
-            let mut head = [0; 24];
-            file.read_exact(&mut head)?;
-            Ok((&head[..8] == MAGIC && &head[8..] == vault.as_bytes()).then_some(file))
+        let files = [rest_path(path), path.to_path_buf()];
+        let open = |path: &PathBuf| {
+            let mut file = CacheFile { file: open_file(path, vault), ahead: None };
+            file.advance();
+            file
         };
-        let mut this = Self { file: open().ok().flatten(), ahead: None };
-        this.advance();
-        this
+        Self { files: files.iter().map(open).collect() }
     }
 
+    /// The block of a directory; directories must be asked for in the order of the walk.
+    pub fn block(&mut self, path: &[u8]) -> Block {
+        let mut block = Block::default();
+        self.files.iter_mut().for_each(|file| file.take(path, &mut block));
+        block
+    }
+}
+
+impl CacheFile {
     fn advance(&mut self) {
-        self.ahead = self.file.as_mut().and_then(|file| read_block(file).ok());
+        let block = self.file.as_mut().and_then(|file| read_block(file).ok());
+        self.ahead = block.and_then(|block| decode_block(&block).ok());
         if self.ahead.is_none() {
             self.file = None;
         }
     }
 
-    /// The block of a directory; directories must be asked for in the order of the walk.
-    pub fn block(&mut self, path: &[u8]) -> Block {
-        loop {
-            match self.ahead.as_ref().map(|(ahead, _)| walk_order(ahead, path)) {
-                Some(std::cmp::Ordering::Less) => self.advance(),
-                Some(std::cmp::Ordering::Equal) => {
-                    let block = self.ahead.take().map(|(_, block)| block).unwrap_or_default();
-                    self.advance();
-                    return block;
-                }
-                _ => return Block::default(),
+    /// Adds all that it has of a directory.
+    fn take(&mut self, path: &[u8], to: &mut Block) {
+        while let Some((ahead, block)) = &mut self.ahead {
+            match walk_order(ahead, path) {
+                std::cmp::Ordering::Greater => return,
+                std::cmp::Ordering::Equal => to.found.append(&mut block.found),
+                std::cmp::Ordering::Less => {}
             }
+            self.advance();
         }
     }
 }
 
-fn read_block(file: &mut impl Read) -> Result<(Vec<u8>, Block)> {
+fn open_file(path: &Path, vault: Uuid) -> Option<BufReader<File>> {
+    let mut file = BufReader::with_capacity(1 << 18, File::open(path).ok()?);
+    let mut head = [0; 24];
+    file.read_exact(&mut head).ok()?;
+    (&head[..8] == MAGIC && &head[8..] == vault.as_bytes()).then_some(file)
+}
+
+fn path_of(block: &[u8]) -> Result<Vec<u8>> {
+    Ok(Reader::new(block, "a change cache").bytes()?.to_vec())
+}
+
+/// The bytes of the next block.
+fn read_block(file: &mut impl Read) -> Result<Vec<u8>> {
     let what = || "cannot read the change cache";
     let mut head = [0; 12];
     file.read_exact(&mut head).at(what)?;
@@ -194,5 +270,89 @@ fn read_block(file: &mut impl Read) -> Result<(Vec<u8>, Block)> {
     if block.len() != len || Id::of(&block).0[..8] != check {
         return Err(bad());
     }
-    decode_block(&block)
+    Ok(block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::tree::{Content, Link, Metadata};
+
+    const VAULT: Uuid = Uuid::from_u128(7);
+
+    fn entry(name: &str, ino: u64) -> (Key, Entry) {
+        let kind = Kind::File { size: ino, holes: vec![(0, ino)], content: Content::Empty };
+        let entry = Entry { name: name.into(), meta: Metadata::default(), link: Link::None, kind };
+        (Key { ino, ctime: Time::default() }, entry)
+    }
+
+    /// Writes blocks as a backup does; `committed` or interrupted.
+    fn write(path: &Path, blocks: &[(&str, &[(&str, u64)])], committed: bool) {
+        let mut writer = CacheWriter::create(path, VAULT).unwrap();
+        for (dir, files) in blocks {
+            let files: Vec<_> = files.iter().map(|(name, ino)| entry(name, *ino)).collect();
+            let known: Vec<_> = files.iter().map(|(key, entry)| (*key, entry)).collect();
+            writer.add(&encode_block(dir.as_bytes(), &known)).unwrap();
+        }
+        drop(writer);
+        if committed {
+            commit(path).unwrap();
+        }
+    }
+
+    /// Of these files, which are known as they are.
+    fn known(path: &Path, files: &[(&str, &str, u64)]) -> String {
+        drop(CacheWriter::create(path, VAULT).unwrap());
+        std::fs::remove_file(new_path(path)).unwrap();
+        let mut reader = CacheReader::open(path, VAULT);
+        let (mut at, mut block, mut found) = ("", Block::default(), String::new());
+        for (dir, name, ino) in files {
+            if *dir != at {
+                (at, block) = (dir, reader.block(dir.as_bytes()));
+            }
+            let mut stat = Stat::at(rustix::fs::CWD, b"/dev/null").unwrap();
+            (stat.ino, stat.size, stat.kind) = (*ino, *ino, crate::source::stat::Type::File);
+            (stat.ctime, stat.mtime) = (Time::default(), Time::default());
+            found.push(if block.take(name.as_bytes(), &stat).is_some() { '+' } else { '-' });
+        }
+        found
+    }
+
+    #[test]
+    fn what_interrupted_backups_left_counts_until_one_is_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1");
+        write(&path, &[("/a", &[("one", 1), ("two", 2)]), ("/a/b", &[("three", 3)]), ("/c", &[("four", 4)])], true);
+        let all = [("/a", "one", 1), ("/a", "two", 22), ("/a/b", "three", 33), ("/c", "four", 44), ("/c", "five", 5)];
+        assert_eq!(known(&path, &all), "+----");
+        // Cut off in the middle of a directory, which has two blocks so far.
+        write(
+            &path,
+            &[("/a", &[("two", 22)]), ("/a/b", &[("three", 33)]), ("/c", &[("four", 44)]), ("/c", &[("five", 5)])],
+            false,
+        );
+        assert_eq!(known(&path, &all), "+++++");
+        // A later one did not get as far, and found another file there.
+        write(&path, &[("/a", &[("two", 222)])], false);
+        assert_eq!(known(&path, &all), "+-+++");
+        assert_eq!(known(&path, &[("/a", "two", 222), ("/a/b", "three", 3)]), "++", "as it was before, too");
+        write(&path, &[("/a", &[("one", 1)])], true);
+        assert_eq!(known(&path, &all), "+----", "now that one is current");
+        assert!(!rest_path(&path).exists());
+    }
+
+    #[test]
+    fn a_rest_that_is_cut_off_anywhere_is_good_up_to_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("1");
+        write(&path, &[("/a", &[("one", 1)]), ("/b", &[("two", 2)]), ("/c", &[("three", 3)])], false);
+        let whole = std::fs::read(new_path(&path)).unwrap();
+        for len in 0..=whole.len() {
+            std::fs::write(new_path(&path), &whole[..len]).unwrap();
+            let found = known(&path, &[("/a", "one", 1), ("/b", "two", 2), ("/c", "three", 3)]);
+            assert!(["---", "+--", "++-", "+++"].contains(&found.as_str()), "{found} of {len}");
+            assert_eq!(found == "+++", len == whole.len());
+            let _ = std::fs::remove_file(rest_path(&path));
+        }
+    }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 pub use crate::vault::Compression;
 
-use crate::model::{Id, IoContext, Progress, Result};
+use crate::model::{Id, Progress, Result};
 use crate::vault::tree::{Entry, Totals};
 use crate::vault::{Vault, VaultWriter};
 
@@ -86,7 +86,5 @@ pub fn backup_into(
 /// Makes the change cache that the last [`backup`] wrote beside `change_cache` the current one;
 /// call it once the backup's manifest is published.
 pub fn commit_cache(request: &BackupRequest) -> Result<()> {
-    let new = cache::new_path(&request.change_cache);
-    std::fs::rename(&new, &request.change_cache)
-        .at(|| format!("cannot put {} in place", request.change_cache.display()))
+    cache::commit(&request.change_cache)
 }

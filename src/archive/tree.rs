@@ -1,6 +1,7 @@
 //! Directories under construction: entries come in any order and from any thread; the last one
 //! makes the directory's node, which is an entry of the directory above, and so up to the root.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -83,6 +84,15 @@ impl<'a> Context<'a> {
 
 type Slot = Option<(Entry, Option<Key>)>;
 
+/// The blocks of the change cache of one directory.
+#[derive(Debug, Default)]
+struct Blocks {
+    /// Which entries are in an early one.
+    saved: HashSet<usize>,
+    /// The last one, when the files are all there.
+    last: Option<Vec<u8>>,
+}
+
 /// One directory whose entries are being found.
 #[derive(Debug)]
 pub struct Directory {
@@ -97,7 +107,7 @@ pub struct Directory {
     pending: AtomicUsize,
     /// Those of them that are no directories.
     files: AtomicUsize,
-    block: OnceLock<Vec<u8>>,
+    blocks: Mutex<Blocks>,
 }
 
 impl Drop for Directory {
@@ -135,7 +145,7 @@ impl Directory {
             // One more each for the walker, which lets go by `files_listed` and `seal`.
             pending: AtomicUsize::new(entries + 1),
             files: AtomicUsize::new(entries - directories + 1),
-            block: OnceLock::new(),
+            blocks: Mutex::default(),
         })
     }
 
@@ -149,9 +159,29 @@ impl Directory {
         path
     }
 
-    /// The directory's block of the change cache, when its files are all there.
-    pub fn block(&self) -> Option<&[u8]> {
-        self.block.get().map(Vec::as_slice)
+    /// The last block of the directory for the change cache, when its files are all there. It is
+    /// given once.
+    pub fn block(&self) -> Option<Vec<u8>> {
+        lock(&self.blocks).last.take()
+    }
+
+    /// A block of the files that are there by now and in no earlier one.
+    pub fn early_block(&self) -> Option<Vec<u8>> {
+        let mut blocks = lock(&self.blocks);
+        if blocks.last.is_some() { None } else { self.encode(&mut blocks) }
+    }
+
+    fn encode(&self, blocks: &mut Blocks) -> Option<Vec<u8>> {
+        let slots = lock(&self.slots);
+        let known = slots.iter().enumerate().filter_map(|(i, slot)| {
+            let (entry, key) = slot.as_ref()?;
+            Some((i, ((*key)?, entry)))
+        });
+        let known: Vec<_> = known.filter(|(i, _)| !blocks.saved.contains(i)).collect();
+        let block = cache::encode_block(&self.path, &known.iter().map(|(_, known)| *known).collect::<Vec<_>>());
+        let numbers: Vec<_> = known.iter().map(|(i, _)| *i).collect();
+        blocks.saved.extend(&numbers);
+        (!numbers.is_empty()).then_some(block)
     }
 
     /// Says that the walker has been through the entries that are no directories, so that the
@@ -192,11 +222,10 @@ impl Directory {
 
     fn file_done(&self) {
         if self.files.fetch_sub(1, AcqRel) == 1 {
-            let slots = lock(&self.slots);
-            let known = slots.iter().flatten().filter_map(|(entry, key)| Some(((*key)?, entry)));
-            let known: Vec<_> = known.collect();
-            let block = if known.is_empty() { Vec::new() } else { cache::encode_block(&self.path, &known) };
-            let _ = self.block.set(block);
+            let mut blocks = lock(&self.blocks);
+            blocks.last = Some(self.encode(&mut blocks).unwrap_or_default());
+            // What was saved is asked no more.
+            blocks.saved = HashSet::new();
         }
     }
 

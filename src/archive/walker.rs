@@ -34,6 +34,9 @@ const BATCH_FILES: usize = 256;
 /// Blocks of the change cache that may wait for one slow file before it.
 const CACHE_BACKLOG: usize = 10_000;
 
+/// So many bytes may have to be read again when a backup is interrupted.
+const UNSAVED: u64 = 64 << 20;
+
 /// What stands in a snapshot on btrfs for a subvolume that is not in it has this inode number, and
 /// is empty.
 const EMPTY_SUBVOLUME: u64 = 2;
@@ -56,6 +59,8 @@ pub fn run(
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let workers = if request.workers == 0 { cores } else { request.workers };
     let context = Context::new(vault, &writer, writer.lane(Class::TreePack)?, dumps, progress);
+    // What an interrupted backup left there is put aside before it is read.
+    let new_cache = CacheWriter::create(&request.change_cache, vault.uuid())?;
     let cache =
         if request.reread { CacheReader::default() } else { CacheReader::open(&request.change_cache, vault.uuid()) };
     let lanes = (0..workers).map(|_| writer.lane(Class::DataPack)).collect::<Result<Vec<_>>>()?;
@@ -74,7 +79,7 @@ pub fn run(
             scope.spawn(move || worker.run(&queue));
         }
         drop((chunks, received, queue));
-        let walk = Walker::new(&context, request, cache, tasks).and_then(|walker| walker.walk(&plan));
+        let walk = Walker::new(&context, request, (cache, new_cache), tasks).and_then(|walker| walker.walk(&plan));
         if let Err(e) = walk {
             context.fail(e);
         }
@@ -115,7 +120,9 @@ struct Walker<'a> {
     /// First names of inodes with several: how many names are still to come, and the path.
     links: HashMap<Inode, (u32, Vec<u8>)>,
     cache: CacheReader,
-    new_cache: Option<CacheWriter>,
+    new_cache: CacheWriter,
+    /// Bytes handed out since the new cache was last saved.
+    unsaved: u64,
     cache_queue: VecDeque<Arc<Directory>>,
     tasks: Sender<Task>,
     batch: Vec<FileItem>,
@@ -127,7 +134,7 @@ impl<'a> Walker<'a> {
     fn new(
         context: &'a Context<'a>,
         request: &'a BackupRequest,
-        cache: CacheReader,
+        (cache, new_cache): (CacheReader, CacheWriter),
         tasks: Sender<Task>,
     ) -> Result<Self> {
         let id = |path: &std::path::PathBuf| {
@@ -154,7 +161,8 @@ impl<'a> Walker<'a> {
             named: request.paths.iter().filter_map(named).collect(),
             links: HashMap::new(),
             cache,
-            new_cache: Some(CacheWriter::create(&request.change_cache, context.vault.uuid())?),
+            new_cache,
+            unsaved: 0,
             cache_queue: VecDeque::new(),
             tasks,
             batch: Vec::new(),
@@ -182,17 +190,19 @@ impl<'a> Walker<'a> {
         self.send_batch()?;
         drop(self.tasks);
         // What is left of the cache waits for the workers' last files.
-        let mut writer = self.new_cache.take();
         while let Some(directory) = self.cache_queue.pop_front() {
-            while directory.block().is_none() {
-                self.context.check()?;
+            let block = loop {
+                match directory.block() {
+                    Some(block) => break block,
+                    None => self.context.check()?,
+                }
                 std::thread::sleep(Duration::from_millis(1));
-            }
-            if let (Some(writer), Some(block)) = (&mut writer, directory.block().filter(|b| !b.is_empty())) {
-                writer.add(block)?;
+            };
+            if !block.is_empty() {
+                self.new_cache.add(&block)?;
             }
         }
-        writer.map_or(Ok(()), CacheWriter::finish)
+        self.new_cache.finish()
     }
 
     /// A directory above the resource's paths: only what leads to them.
@@ -527,6 +537,10 @@ impl<'a> Walker<'a> {
     }
 
     fn hand_out(&mut self, item: FileItem, size: u64) -> Result<()> {
+        self.unsaved += size;
+        if self.unsaved >= UNSAVED {
+            self.save()?;
+        }
         if size > WHOLE_MAX {
             self.send_batch()?;
             return self.send(Task::Large(Box::new(item)));
@@ -550,13 +564,25 @@ impl<'a> Walker<'a> {
     /// Queues a directory's block for the new change cache and writes those that are complete.
     fn remember(&mut self, directory: &Arc<Directory>) -> Result<()> {
         self.cache_queue.push_back(directory.clone());
+        self.write_blocks()
+    }
+
+    /// Saves what is known by now, so that a backup which is interrupted need not be begun anew: of the
+    /// directory that everything waits for, what there is of it.
+    fn save(&mut self) -> Result<()> {
+        self.unsaved = 0;
+        self.write_blocks()?;
+        if let Some(block) = self.cache_queue.front().and_then(|first| first.early_block()) {
+            self.new_cache.add(&block)?;
+        }
+        self.new_cache.flush()
+    }
+
+    fn write_blocks(&mut self) -> Result<()> {
         while let Some(first) = self.cache_queue.front() {
             match first.block() {
-                Some(block) => {
-                    if let Some(writer) = self.new_cache.as_mut().filter(|_| !block.is_empty()) {
-                        writer.add(block)?;
-                    }
-                }
+                Some(block) if block.is_empty() => {}
+                Some(block) => self.new_cache.add(&block)?,
                 None if self.cache_queue.len() > CACHE_BACKLOG => {
                     // The file it waits for may still be in our hands.
                     self.send_batch()?;

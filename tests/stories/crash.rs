@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::{Daemon, Dice, du, heavy, number, random_files, sh};
+use crate::common::{Daemon, Dice, differences, du, heavy, number, random_files, sh};
 use crate::needs_root;
 
 /// Bytes of a round's new files.
@@ -135,6 +135,54 @@ fn kills_at_any_moment_lose_nothing() {
             }
         }
     }
+}
+
+/// Bytes of files that a killed backup had read are not read again. `STRONGROOM_RESUME_MB` says how
+/// much there is, half of it in one directory.
+#[test]
+fn a_killed_backup_goes_on_where_it_ended() {
+    needs_root!("a_killed_backup_goes_on_where_it_ended");
+    let _heavy = heavy();
+    let count: u32 = std::env::var("STRONGROOM_RESUME_MB").ok().and_then(|n| n.parse().ok()).unwrap_or(800);
+    let mut daemon = Daemon::start();
+    let source = daemon.source();
+    sh(&source, "mkdir flat; for i in $(seq 10); do mkdir -p tree/$i/sub; done");
+    random_files(&source.join("flat"), "f", count / 2, 1_000_000);
+    for i in 1..=10 {
+        random_files(&source.join(format!("tree/{i}/sub")), "f", count / 20, 1_000_000);
+    }
+    // What changed in the last two seconds may change once more, and is read again.
+    std::thread::sleep(Duration::from_millis(2100));
+    daemon.add("tree", &source);
+    let whole = u64::from(count) * 1_000_000;
+    let read_bytes = |daemon: &Daemon| {
+        let io = std::fs::read_to_string(format!("/proc/{}/io", daemon.pid())).unwrap();
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse::<u64>().unwrap()
+    };
+    for share in [0.4, 0.8] {
+        let (_, job) = automatic(&daemon);
+        crate::common::wait_for("so much is done", Duration::from_secs(900), || {
+            daemon.ok(&format!("GetJob t {job}"))["bytes_done"].as_f64() >= Some(whole as f64 * share)
+        });
+        daemon.kill();
+        daemon.start_again();
+        daemon.settle();
+    }
+    let before = read_bytes(&daemon);
+    let backup = daemon.back_up("tree");
+    let again = (read_bytes(&daemon) - before) as f64 / whole as f64;
+    println!("killed at 40 % and at 80 %: {:.1} % of it were read then", again * 100.0);
+    let flight = (64.0 + 3.0 * 17.0) * 1e6 / whole as f64;
+    assert!(again < 0.2 + flight + 0.03, "{again}");
+    assert_eq!(backup["size"], whole);
+    let place = daemon.browse(backup["id"].as_u64().unwrap()).join(source.strip_prefix("/").unwrap());
+    assert_eq!(differences(&source, &place), "");
+    assert_eq!(daemon.work("VerifyVault sa{sv} main 1 read_data b true")["result"]["problems"], 0);
+    // All of it counts now, and nothing of what was left beside.
+    let before = read_bytes(&daemon);
+    daemon.back_up("tree");
+    assert!((read_bytes(&daemon) - before) < whole / 50);
+    assert_eq!(sh(&daemon.path("cache"), "find . -name '*.rest' -o -name '*.new'"), "");
 }
 
 #[test]

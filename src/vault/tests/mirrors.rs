@@ -181,11 +181,14 @@ struct Failing {
     store: LocalStore,
     changes: AtomicUsize,
     reads: AtomicUsize,
+    /// How it fails.
+    why: ErrorKind,
 }
 
 impl Failing {
     fn new(store: LocalStore, changes: usize, reads: usize) -> Self {
-        Self { store, changes: AtomicUsize::new(changes), reads: AtomicUsize::new(reads) }
+        let (changes, reads) = (AtomicUsize::new(changes), AtomicUsize::new(reads));
+        Self { store, changes, reads, why: ErrorKind::DestinationFailed }
     }
     fn change<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         match self.changes.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)) {
@@ -195,7 +198,7 @@ impl Failing {
     }
     fn read<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         match self.reads.fetch_sub(1, SeqCst) {
-            0 => Err(Error::destination_failed("not this time")),
+            0 => Err(Error { kind: self.why, ..Error::failed("not this time") }),
             _ => work(),
         }
     }
@@ -290,13 +293,15 @@ fn what_cannot_be_read_for_once_is_not_taken_for_needless() {
     let master = unlock(&**vault.store(), &SECRET).unwrap();
     let ids: Vec<Id> = (0..3).map(|i| back_up(&vault, &files(i, 4))).collect();
     let mut ended = 0;
-    for which in ["vault", "mirror"] {
+    let (lost, wrong) = (ErrorKind::DestinationFailed, ErrorKind::Damaged);
+    for (which, why) in [("vault", lost), ("mirror", lost), ("vault", wrong), ("mirror", wrong)] {
         for read in 0.. {
             let name = format!("mirror-{which}-{read}");
             bring(&vault, &place(dir.path(), &name), false, None).unwrap();
             let failing = |of: &str, name: &str| {
                 let reads = if of == which { usize::MAX } else { usize::MAX / 2 };
-                Arc::new(Failing::new(LocalStore::open(&dir.path().join(name)).unwrap(), usize::MAX, reads))
+                let store = LocalStore::open(&dir.path().join(name)).unwrap();
+                Arc::new(Failing { why, ..Failing::new(store, usize::MAX, reads) })
             };
             let (here, there) = (failing("vault", "vault"), failing("mirror", &name));
             let cache = tempfile::tempdir().unwrap();
@@ -310,7 +315,11 @@ fn what_cannot_be_read_for_once_is_not_taken_for_needless() {
             let left = alone(dir.path(), &name);
             for id in left.manifests().unwrap() {
                 let i = ids.iter().position(|one| *one == id).unwrap();
-                assert_eq!(read_back(&left, &id), files(i as u64, 4), "read {read} of the {which} failed: {done:?}");
+                assert_eq!(
+                    read_back(&left, &id),
+                    files(i as u64, 4),
+                    "read {read} of the {which} failed ({why:?}): {done:?}"
+                );
             }
             assert!(left.manifests().unwrap().contains(&ids[2]));
             std::fs::remove_dir_all(dir.path().join(&name)).unwrap();
@@ -321,7 +330,7 @@ fn what_cannot_be_read_for_once_is_not_taken_for_needless() {
             }
         }
     }
-    assert_eq!(ended, 2);
+    assert_eq!(ended, 4);
 }
 
 #[test]
