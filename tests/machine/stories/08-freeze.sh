@@ -43,6 +43,26 @@ ExecStopPost=/bin/sh -c "echo stop >> /root/writer.log"
 END
     systemctl daemon-reload && systemctl start writer'
 frozen() { [[ $(property writer FreezerState) == "$1" ]]; }
+# Units stand still for less time than it takes to ask from here whether they do. So whoever has to
+# do something at that moment waits for it in the machine, in a loop that starts no programs: `do`,
+# a piece of sh, runs as soon as the writer stands still, and knows the daemon's process as $pid.
+in_machine sh -c 'cat > /root/at-freeze.sh << "END"
+group=/sys/fs/cgroup$(systemctl show --value --property ControlGroup writer)
+pid=$(systemctl show --value --property MainPID strongroomd)
+still() { while read -r name value; do [ "$name $value" != "frozen 1" ] || return 0; done < "$group/cgroup.events"; return 1; }
+: > /run/at-freeze.ready
+until still; do :; done
+eval "$1"
+END'
+# at_freeze DO
+at_freeze() {
+    in_machine rm -f /run/at-freeze.ready
+    in_machine timeout 60 sh /root/at-freeze.sh "$1" > "$work/at-freeze" 2>&1 &
+    watcher=$!
+    eventually 20 in_machine test -e /run/at-freeze.ready
+}
+# Waits until that was done.
+at_freeze_done() { wait "$watcher" || { cat "$work/at-freeze"; fail "nothing stood still, or what was to be done then failed"; }; }
 writes() {
     local before
     before=$(in_machine cat /srv/sub/data/n)
@@ -99,11 +119,10 @@ if in_machine test -e /srv/tree/data/more; then fail "it was not restored"; fi
 in_machine systemctl is-active writer
 
 # A daemon that dies while the unit stands still thaws it when it is back.
+at_freeze 'kill -KILL $pid; while kill -0 $pid 2> /dev/null; do :; done; still'
 answer=$(call CreateSnapshot 'ssa{sv}' tree three 0)
 job=$(job_of <<< "$answer")
-eventually 20 frozen frozen
-in_machine systemctl kill --signal KILL --kill-whom main strongroomd
-frozen frozen || fail "it was thawed too early to show anything"
+at_freeze_done
 eventually 60 in_machine systemctl is-active strongroomd
 eventually 20 frozen running
 [[ $(call GetJob t "$job" | field state) == failed ]] || { call GetJob t "$job"; fail "a job that was killed"; }
@@ -156,12 +175,19 @@ done
 writes
 
 # A cancelled one thaws too.
+# The daemon is held, too, until the call that cancels is on its way.
+next=$(($(call ListJobs 'a{sv}' 1 page_size i 1 | jq '.data[1][0].id.data') + 1))
+at_freeze "kill -STOP \$pid
+    busctl call org.strongroom1 /org/strongroom1 org.strongroom1.Manager CancelJob 'ta{sv}' $next 0 & cancel=\$!
+    sleep 1; still; was=\$?; kill -CONT \$pid; wait \$cancel && exit \$was"
 answer=$(call CreateSnapshot 'ssa{sv}' tree four 0)
 job=$(job_of <<< "$answer")
-eventually 20 frozen frozen
-call CancelJob 'ta{sv}' "$job" 0
+[[ $job == "$next" ]]
+at_freeze_done
 eventually 20 job_ended "$job"
-frozen running
+[[ $(call GetJob t "$job" | field state) == cancelled ]] || { call GetJob t "$job"; fail "it was not cancelled"; }
+eventually 20 frozen running
+writes
 writes
 
 # A backup: frozen while its snapshot is taken, and not at all where there can be none.
