@@ -169,7 +169,7 @@ impl Service {
                     return Ok(false);
                 }
             },
-            Task::RestoreSnapshot { .. } if matches!(swaps.get(&job.id), Some(Ok(()))) => None,
+            Task::RestoreSnapshot { .. } | Task::Restore(_) if matches!(swaps.get(&job.id), Some(Ok(()))) => None,
             _ => return Ok(false),
         };
         let now = self.now();

@@ -1,5 +1,6 @@
 //! What each kind of job does, and how its end is written down.
 
+mod atomic;
 mod backups;
 mod checkpoint;
 mod copy;

@@ -16,8 +16,7 @@ use crate::service::snapshots::engines;
 use crate::service::units::{Action, Pause};
 use crate::service::{Event, ObjectKind, Service};
 use crate::snapshot::swap::{Phase, Swap};
-use crate::snapshot::{self, FORMAT, Marker, Store, Taking, Whose};
-use crate::source::mounts;
+use crate::snapshot::{self, FORMAT, Marker, Taking, Whose};
 
 /// How many paths a message names.
 const NAMED: usize = 5;
@@ -137,7 +136,7 @@ impl Service {
     }
 
     /// The journal of a restore.
-    fn swap_file(&self, job: u64) -> PathBuf {
+    pub(super) fn swap_file(&self, job: u64) -> PathBuf {
         self.options.state_dir.join(format!("{}{job}{}", SWAP.0, SWAP.1))
     }
 
@@ -146,29 +145,8 @@ impl Service {
         let running = self.units_to_hold(&resource.units, Action::Stop)?;
         let units = running.as_slice();
         let mut swap = Swap::stage(&self.swap_file(job.id), row.uuid, &row.parts, progress)?;
-        let done = progress.check().and_then(|()| self.stop_units(job.id, units)).and_then(|()| swap.exchange());
-        // Whatever came of it, they run again; if they do not on what they found, what was there
-        // before is better.
-        let started = self.start_units(job.id, units);
-        let failed = match (done, started) {
-            (Ok(()), Ok(())) => None,
-            (Ok(()), Err(e)) => {
-                let e = e.context("the units do not start with the snapshot, and what was there before was put back");
-                let back = self.stop_units(job.id, units).and_then(|()| swap.back());
-                Some(match back.and_then(|()| self.start_units(job.id, units)) {
-                    Ok(()) => e,
-                    Err(worse) => e.context(worse),
-                })
-            }
-            (Err(e), Ok(())) => Some(e),
-            (Err(e), Err(worse)) => Some(e.context(worse)),
-        };
-        if let Some(e) = failed {
-            if swap.phase() == Phase::Staging
-                && let Err(left) = swap.abandon()
-            {
-                tracing::warn!("what was staged for the restore of snapshot {} is left: {left}", row.id);
-            }
+        if let Err(e) = self.swap_in(job.id, units, &mut swap, progress, || Ok(()), "with the snapshot") {
+            self.abandon(job.id, swap);
             return Err(e);
         }
         let mut result = json!({ "snapshot": row.id, "units_stopped": units.len() });
@@ -180,6 +158,44 @@ impl Service {
             result["message"] = format!("what was replaced is not all removed: {left}").into();
         }
         Ok(Report::of(result))
+    }
+
+    /// Stops units, puts what was staged in place where it is still `ready` to be, and starts them.
+    pub(super) fn swap_in(
+        &self,
+        job: u64,
+        units: &[String],
+        swap: &mut Swap,
+        progress: &Progress,
+        ready: impl FnOnce() -> Result<()>,
+        with: &str,
+    ) -> Result<()> {
+        let stopped = progress.check().and_then(|()| self.stop_units(job, units));
+        let done = stopped.and_then(|()| ready()).and_then(|()| swap.exchange());
+        // Whatever came of it, they run again; if they do not on what they found, what was there
+        // before is better.
+        match (done, self.start_units(job, units)) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Err(e)) => {
+                let e = e.context(format!("the units do not start {with}, and what was there before was put back"));
+                let back = self.stop_units(job, units).and_then(|()| swap.back());
+                Err(match back.and_then(|()| self.start_units(job, units)) {
+                    Ok(()) => e,
+                    Err(worse) => e.context(worse),
+                })
+            }
+            (Err(e), Ok(())) => Err(e),
+            (Err(e), Err(worse)) => Err(e.context(worse)),
+        }
+    }
+
+    /// Removes what was staged, unless some of it is in place.
+    pub(super) fn abandon(&self, job: u64, swap: Swap) {
+        if swap.phase() == Phase::Staging
+            && let Err(left) = swap.abandon()
+        {
+            tracing::warn!("what was staged for job {job} is left: {left}");
+        }
     }
 
     /// Finishes restores that were interrupted, or puts back what they had begun. Answers with the
@@ -218,11 +234,8 @@ impl Service {
     /// Finds out whether a snapshot that had begun is there, and removes what there is if not.
     pub(in crate::service) fn settle_snapshot(&self, id: u64) -> Result<Option<Marker>> {
         let row = self.catalog.read(|r| r.need::<Snapshot>(id))?;
-        let stores = Store::all(&mounts::all()?);
-        let mut markers = Vec::new();
-        for store in &stores {
-            markers.extend(store.marker(row.uuid)?.map(|marker| (store.uuid, marker)));
-        }
+        let mut markers = snapshot::markers()?;
+        markers.retain(|(_, marker)| marker.uuid == row.uuid);
         if let Some((_, marker)) = markers.first()
             && marker.parts.iter().all(|part| markers.iter().any(|(store, _)| *store == part.store))
         {
