@@ -146,6 +146,7 @@ impl Service {
             }
             self.tell_failure(job.id);
         }
+        self.forget_swaps(&swaps);
         self.finish_deletions()?;
         self.all_mirrors_behind()?;
         if let Err(e) = crate::snapshot::sweep() {

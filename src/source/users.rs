@@ -1,7 +1,10 @@
 //! Processes that have something open beneath a directory, as `/proc` tells them.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use crate::model::{Error, Result};
 
 /// How many of them words name.
 const NAMED: usize = 5;
@@ -25,16 +28,23 @@ impl User {
 }
 
 /// All that have the directory or anything beneath it open, run from there, or stand there; we
-/// ourselves do not count.
-pub fn beneath(dir: &Path) -> Vec<User> {
+/// ourselves do not count. An error says that there are some of which it cannot be seen.
+pub fn beneath(dir: &Path) -> Result<Vec<User>> {
     let own = std::process::id();
     let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    numbers.filter(|pid| *pid != own).filter_map(|pid| look(pid, dir)).collect()
+    numbers.filter(|pid| *pid != own).filter_map(|pid| look(pid, dir).transpose()).collect()
 }
 
-fn look(pid: u32, dir: &Path) -> Option<User> {
+fn look(pid: u32, dir: &Path) -> Result<Option<User>> {
     let at = PathBuf::from(format!("/proc/{pid}"));
+    if fs::read_dir(at.join("fd")).is_err_and(|e| e.kind() == ErrorKind::PermissionDenied) {
+        return Err(Error::failed(format!(
+            "it cannot be seen which files process {pid} has open, so nobody knows who uses {}; that takes root's rights with \
+             CAP_SYS_PTRACE",
+            dir.display()
+        )));
+    }
     let leads = |link: PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(dir));
     let uses = ["cwd", "root", "exe"].iter().any(|link| leads(at.join(link)))
         || fs::read_dir(at.join("fd")).into_iter().flatten().flatten().any(|entry| leads(entry.path()))
@@ -43,7 +53,7 @@ fn look(pid: u32, dir: &Path) -> Option<User> {
         });
     let read = |name: &str| fs::read_to_string(at.join(name)).unwrap_or_default();
     let group = || read("cgroup").lines().find_map(|l| l.strip_prefix("0::").map(str::to_owned)).unwrap_or_default();
-    uses.then(|| User { pid, name: read("comm").trim().to_owned(), group: group() })
+    Ok(uses.then(|| User { pid, name: read("comm").trim().to_owned(), group: group() }))
 }
 
 /// Some of them, by name and number.
@@ -66,15 +76,15 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let dir = tmp.path().canonicalize().unwrap();
         fs::write(dir.join("file"), "x").unwrap();
-        assert_eq!(beneath(&dir), []);
+        assert_eq!(beneath(&dir).unwrap(), []);
         let held = fs::File::open(dir.join("file")).unwrap();
         let mut child =
             Command::new("sleep").arg("100").stdin(Stdio::from(held)).current_dir("/").spawn().unwrap();
-        let found = beneath(&dir);
+        let found = beneath(&dir).unwrap();
         assert_eq!(found.iter().map(|u| u.pid).collect::<Vec<_>>(), [child.id()]);
         assert_eq!(words(&found), format!("{} ({})", found[0].name, child.id()));
         // One of the same beginning is another directory.
-        assert_eq!(beneath(&dir.join("fil")), []);
+        assert_eq!(beneath(&dir.join("fil")).unwrap(), []);
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::common::{Daemon, Dice, Disk, Facts, assert_same, differences, everything, heavy, number, sh};
+use crate::common::{Daemon, Dice, Disk, differences, everything, heavy, number, sh};
 use crate::needs_root;
 
 const INVALID: &str = "org.strongroom1.Error.InvalidArgument";
@@ -86,7 +86,7 @@ fn an_atomic_restore_keeps_links_between_its_directories() {
     let facts = copy(&daemon, &one, "before");
     sh(daemon.dir(), "echo new > one/a/new; rm two/deep/file; echo more >> one/a/file; echo new > two/side");
     assert_eq!(restore(&daemon, id)["state"], "completed");
-    assert_same(&facts, &one, Facts::Restored);
+    assert_eq!(differences(&facts, &one), "");
     assert_eq!(sh(daemon.dir(), "cat two/deep/file; stat -c %h one/a/file; cat two/side"), "linked\n2\nnew\n");
     // One directory of it alone.
     sh(daemon.dir(), "echo x > one/a/x; echo x > one/x");
@@ -105,7 +105,7 @@ fn an_atomic_restore_is_refused_where_it_is_not_possible() {
     daemon.ok(&format!("AddResource sa{{sv}} web 2 paths as 1 {} {exclude}", path.display()));
     let id = daemon.back_up("web")["id"].as_u64().unwrap();
     sh(&path, "echo new > file; rm cache/kept");
-    let now = || sh(daemon.dir(), "find data | sort; cat data/file");
+    let now = || sh(daemon.dir(), "find data -path data/sub -prune -o -print | sort; cat data/file");
     let before = now();
     let refused = |options: &str, name: &str, words: &[&str]| {
         let refused = daemon.call(&format!("RestoreBackup ta{{sv}} {id} {options}")).unwrap_err();

@@ -29,7 +29,7 @@ fn directories(manifest: &Manifest, task: &RestoreTask) -> Vec<PathBuf> {
 /// Refuses directories that somebody uses who is not stopped, and would go on in what was replaced.
 fn refuse_used(paths: &[PathBuf], units: &[String]) -> Result<()> {
     for path in paths {
-        let mut users = users::beneath(path);
+        let mut users = users::beneath(path)?;
         users.retain(|user| !user.is_of(units));
         if !users.is_empty() {
             return Err(Error::invalid_state(format!(
@@ -123,11 +123,8 @@ impl Service {
             [] => "no units were stopped".into(),
             running => format!("stopped for it, and started afterwards: {}", running.join(", ")).into(),
         };
-        if let Err(left) = swap.finish() {
-            tracing::warn!("what job {} replaced is not all removed: {left}", job.id);
-            result["message"] = format!("what was replaced is not all removed: {left}").into();
-        }
-        Ok(Report::of(result))
+        let journal = self.finish(job.id, swap, &mut result);
+        Ok(Report { journal, ..Report::of(result) })
     }
 }
 

@@ -153,11 +153,20 @@ impl Service {
         if resource.units.is_empty() {
             result["message"] = "no units were stopped".into();
         }
-        if let Err(left) = swap.finish() {
-            tracing::warn!("what the restore of snapshot {} replaced is not all removed: {left}", row.id);
-            result["message"] = format!("what was replaced is not all removed: {left}").into();
+        let journal = self.finish(job.id, swap, &mut result);
+        Ok(Report { journal, ..Report::of(result) })
+    }
+
+    /// Removes what was replaced, and says of which journal nothing is left to be done.
+    pub(super) fn finish(&self, job: u64, swap: Swap, result: &mut serde_json::Value) -> Option<PathBuf> {
+        match swap.finish() {
+            Ok(()) => Some(self.swap_file(job)),
+            Err(left) => {
+                tracing::warn!("what job {job} replaced is not all removed, the next start tries again: {left}");
+                result["message"] = format!("what was replaced is not all removed: {left}").into();
+                None
+            }
         }
-        Ok(Report::of(result))
     }
 
     /// Stops units, puts what was staged in place where it is still `ready` to be, and starts them.
@@ -204,6 +213,11 @@ impl Service {
         let mut found = BTreeMap::new();
         for entry in std::fs::read_dir(&self.options.state_dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
+            if name.to_str().is_some_and(|n| n.starts_with(SWAP.0) && n.ends_with(".new")) {
+                // One that was not written to its end says nothing yet.
+                let _ = std::fs::remove_file(entry.path());
+                continue;
+            }
             let number = name.to_str().and_then(|n| n.strip_prefix(SWAP.0)?.strip_suffix(SWAP.1)?.parse::<u64>().ok());
             let Some(job) = number else { continue };
             crate::host::notify::starting(&format!("recovering the restore of job {job}"));
@@ -217,6 +231,13 @@ impl Service {
             }
         }
         found
+    }
+
+    /// Lets go of the journals of restores that did all they should, once their jobs say so.
+    pub(in crate::service) fn forget_swaps(&self, swaps: &BTreeMap<u64, Result<()>>) {
+        for (job, _) in swaps.iter().filter(|(_, done)| done.is_ok()) {
+            super::forget(&self.swap_file(*job));
+        }
     }
 
     fn recover_swap(&self, file: &std::path::Path) -> Result<bool> {

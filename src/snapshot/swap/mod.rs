@@ -14,6 +14,8 @@
 //! | `Swapping` | some of both | puts all back, then as above |
 //! | `Swapped` | the snapshot | removes what was replaced |
 //!
+//! It goes last, when the job's own row says how it ended: until then it is what that is known from.
+//!
 //! The root of a mount cannot be exchanged: there the entries in it are, one by one.
 
 mod change;
@@ -77,6 +79,16 @@ pub struct Swap {
     journal: Journal,
     /// None where it is not there, since it was not made yet or is removed already.
     stages: Vec<Option<Stage>>,
+}
+
+/// Removes a journal that nobody needs any more.
+pub fn forget(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("cannot remove {}", file.display()), &e))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Says beforehand why a snapshot cannot be put in place.
@@ -271,18 +283,25 @@ impl Swap {
         self.journal.volumes.iter().try_for_each(|switch| switch.turn(forward))
     }
 
-    /// Removes what was replaced; an error says what is left.
+    /// Removes what was replaced; an error says what is left. The journal stays until it is known
+    /// elsewhere that all is done ([`forget`]); to finish again does no harm.
     pub fn finish(self) -> Result<()> {
         for (change, stage) in self.journal.changes.iter().zip(&self.stages) {
             if let Some(stage) = stage.as_ref().filter(|_| !change.whole) {
                 change.become_like(stage)?;
             }
         }
-        self.abandon()
+        self.clear()
     }
 
-    /// Removes the stages with all that is in them.
+    /// Removes the stages with all that is in them, and the journal.
     pub fn abandon(self) -> Result<()> {
+        let file = self.file.clone();
+        self.clear()?;
+        forget(&file)
+    }
+
+    fn clear(self) -> Result<()> {
         let name = self.stage_name();
         drop(self.stages);
         for change in &self.journal.changes {
@@ -294,13 +313,7 @@ impl Swap {
                 set_mtime(&dir, (before.mtime.sec, before.mtime.nsec)).at(what)?;
             }
         }
-        self.journal.volumes.iter().try_for_each(Switch::clean)?;
-        match std::fs::remove_file(&self.file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("cannot remove {}", self.file.display()), &e))
-            }
-            _ => Ok(()),
-        }
+        self.journal.volumes.iter().try_for_each(Switch::clean)
     }
 
     /// What a daemon that was killed left; `None` where there is no journal.

@@ -123,7 +123,8 @@ fn words(words: &[&str]) -> Vec<String> {
 /// all that there is, unless it is to be `lasting`.
 pub fn snapshot(of: &Volume, name: &str, tags: &[String], lasting: bool) -> Vec<String> {
     let skip = if lasting { "n" } else { "y" };
-    let mut all = words(&["lvcreate", "--yes", "--snapshot", "--setactivationskip", skip, "--name", name]);
+    // By its type and not as `--snapshot`, for which lvcreate would load what thick ones need.
+    let mut all = words(&["lvcreate", "--yes", "--type", "thin", "--setactivationskip", skip, "--name", name]);
     if lasting {
         // It gets into its place first.
         all.extend(words(&["--activate", "n"]));
@@ -168,8 +169,9 @@ pub fn run(words: &[String]) -> Result<Vec<u8>> {
     let (mut said, mut wrong) = (output()?, output()?);
     let mut command = Command::new("lvm");
     command.args(words.first());
-    // Who watches over pools does so already, and must not become a child of ours.
-    command.args(["--config", "activation/monitoring=0"]);
+    // Who watches over pools does so already, and must not become a child of ours; nor may we hurry more
+    // than others.
+    command.args(["--config", "activation { monitoring=0 process_priority=0 }"]);
     command.args(words.get(1..).unwrap_or_default());
     command.env("LC_ALL", "C").env("LVM_SUPPRESS_FD_WARNINGS", "1").current_dir("/").stdin(Stdio::null());
     command.stdout(said.try_clone().at(what)?).stderr(wrong.try_clone().at(what)?);
@@ -245,12 +247,12 @@ mod tests {
         let tags = ["strongroom".to_owned(), "strongroom.snapshot=7".to_owned()];
         assert_eq!(
             line(snapshot(data, "s", &tags, false)),
-            "lvcreate --yes --snapshot --setactivationskip y --name s --addtag strongroom --addtag strongroom.snapshot=7 \
+            "lvcreate --yes --type thin --setactivationskip y --name s --addtag strongroom --addtag strongroom.snapshot=7 \
              vg-0/data"
         );
         assert_eq!(
             line(snapshot(data, "s", &[], true)),
-            "lvcreate --yes --snapshot --setactivationskip n --name s --activate n vg-0/data"
+            "lvcreate --yes --type thin --setactivationskip n --name s --activate n vg-0/data"
         );
         assert_eq!(line(tag(data, &tags[..1], &tags[1..])), "lvchange --yes --addtag strongroom --deltag strongroom.snapshot=7 vg-0/data");
         assert_eq!(line(activate("vg-0", "data", true)), "lvchange --yes --ignoreactivationskip --activate y vg-0/data");

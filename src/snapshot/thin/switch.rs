@@ -200,7 +200,7 @@ impl Switch {
     }
 
     fn busy(&self) -> Error {
-        let users = users::beneath(&self.path);
+        let users = users::beneath(&self.path).unwrap_or_default();
         let who = if users.is_empty() { "somebody".to_owned() } else { users::words(&users) };
         Error::invalid_state(format!(
             "{} is in use by {who}, so its volume cannot be exchanged; name the units in the resource, so that they are \
