@@ -108,7 +108,9 @@ impl Wish {
 /// Refuses what has no meaning together with `atomic`.
 fn refuse_with_atomic(given: &[(bool, &str, &str)]) -> Result<()> {
     match given.iter().find(|(given, ..)| *given) {
-        Some((_, what, why)) => Err(Error::invalid(format!("atomic and {what} are both given; {why}; give one of them"))),
+        Some((_, what, why)) => {
+            Err(Error::invalid(format!("atomic and {what} are both given; {why}; give one of them")))
+        }
         None => Ok(()),
     }
 }

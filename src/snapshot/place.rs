@@ -9,9 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags, fstatfs, fstatvfs, ioctl_ficlone, openat};
 use rustix::io::Errno;
 
+use super::Kind;
 use super::ioctl::{self, SUBVOLUME_ROOT};
 use super::thin::{self, Origin};
-use super::Kind;
 use crate::model::{Error, IoContext, Result};
 use crate::restore::dir::open_dir;
 use crate::restore::live::{self, Found};
@@ -210,7 +210,9 @@ impl Place {
             return Err(Error::invalid_state(if thin::is_volume(device) {
                 format!("{shown} is an LVM volume that is not thin; {NOT_THIN}")
             } else {
-                format!("{shown} is a block device, which allows no snapshots; a thin volume of LVM would, or make a backup")
+                format!(
+                    "{shown} is a block device, which allows no snapshots; a thin volume of LVM would, or make a backup"
+                )
             }));
         }
         if !matches!(self.found.stat.kind, Type::Directory | Type::File) {

@@ -230,7 +230,10 @@ mod tests {
         assert_eq!((list[0].device, list[0].fs.as_str()), ((254, 0), "ext4"));
         assert_eq!(list[5].point, Path::new("/mnt/nas of ours"));
         let mut mounts = Mounts::of(&list);
-        assert_eq!((list[6].root.as_path(), list[6].options().as_str()), (Path::new("/in"), "ro,noatime,nosuid,stripe=16"));
+        assert_eq!(
+            (list[6].root.as_path(), list[6].options().as_str()),
+            (Path::new("/in"), "ro,noatime,nosuid,stripe=16")
+        );
         assert_eq!((list[0].root.as_path(), list[0].options().as_str()), (Path::new("/"), "rw,relatime"));
         let kinds: Vec<_> = (21..=26).map(|id| mounts.kind(id)).collect();
         use MountKind::{Network, Pseudo, Real};

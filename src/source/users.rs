@@ -38,7 +38,8 @@ pub fn beneath(dir: &Path) -> Result<Vec<User>> {
 
 fn look(pid: u32, dir: &Path) -> Result<Option<User>> {
     let at = PathBuf::from(format!("/proc/{pid}"));
-    if fs::read_dir(at.join("fd")).is_err_and(|e| e.kind() == ErrorKind::PermissionDenied) {
+    // What may be listed may still not say where it leads.
+    if fs::read_link(at.join("cwd")).is_err_and(|e| e.kind() == ErrorKind::PermissionDenied) {
         return Err(Error::failed(format!(
             "it cannot be seen which files process {pid} has open, so nobody knows who uses {}; that takes root's rights with \
              CAP_SYS_PTRACE",
@@ -49,7 +50,8 @@ fn look(pid: u32, dir: &Path) -> Result<Option<User>> {
     let uses = ["cwd", "root", "exe"].iter().any(|link| leads(at.join(link)))
         || fs::read_dir(at.join("fd")).into_iter().flatten().flatten().any(|entry| leads(entry.path()))
         || fs::read_to_string(at.join("maps")).is_ok_and(|maps| {
-            maps.lines().any(|line| line.find('/').and_then(|n| line.get(n..)).is_some_and(|p| Path::new(p).starts_with(dir)))
+            maps.lines()
+                .any(|line| line.find('/').and_then(|n| line.get(n..)).is_some_and(|p| Path::new(p).starts_with(dir)))
         });
     let read = |name: &str| fs::read_to_string(at.join(name)).unwrap_or_default();
     let group = || read("cgroup").lines().find_map(|l| l.strip_prefix("0::").map(str::to_owned)).unwrap_or_default();
@@ -78,8 +80,7 @@ mod tests {
         fs::write(dir.join("file"), "x").unwrap();
         assert_eq!(beneath(&dir).unwrap(), []);
         let held = fs::File::open(dir.join("file")).unwrap();
-        let mut child =
-            Command::new("sleep").arg("100").stdin(Stdio::from(held)).current_dir("/").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("100").stdin(Stdio::from(held)).current_dir("/").spawn().unwrap();
         let found = beneath(&dir).unwrap();
         assert_eq!(found.iter().map(|u| u.pid).collect::<Vec<_>>(), [child.id()]);
         assert_eq!(words(&found), format!("{} ({})", found[0].name, child.id()));

@@ -51,12 +51,18 @@ fn an_atomic_restore_brings_back_exactly_what_was() {
     for (fs, path, _disk) in places(&daemon) {
         println!("{fs}");
         everything(&path);
-        sh(&path, "touch -d '1971-02-03 04:05:06.5' old; ln plain other-name; chmod 2751 .; touch -d '2001-02-03 04:05:06.7' .");
+        sh(
+            &path,
+            "touch -d '1971-02-03 04:05:06.5' old; ln plain other-name; chmod 2751 .; touch -d '2001-02-03 04:05:06.7' .",
+        );
         daemon.add(fs, &path);
         let id = daemon.back_up(fs)["id"].as_u64().unwrap();
         let before = copy(&daemon, &path, &format!("before-{fs}"));
         let inode = sh(&path, "stat -c %i .");
-        sh(&path, "echo more >> plain; rm -rf large a; mkdir -p new/dir; chmod 600 attributes; setfacl -b acl; chown 7 .");
+        sh(
+            &path,
+            "echo more >> plain; rm -rf large a; mkdir -p new/dir; chmod 600 attributes; setfacl -b acl; chown 7 .",
+        );
         sh(&path, "touch locked; chattr +i locked || true; touch in-the-way");
         let job = restore(&daemon, id);
         assert_eq!((&job["state"], &job["result"]["atomic"]), (&"completed".into(), &true.into()), "{fs}: {job}");
@@ -80,7 +86,10 @@ fn an_atomic_restore_keeps_links_between_its_directories() {
     needs_root!("an_atomic_restore_keeps_links_between_its_directories");
     let daemon = Daemon::start();
     let (one, two) = (daemon.path("one"), daemon.path("two/deep"));
-    sh(daemon.dir(), "mkdir -p one/a two/deep; echo linked > one/a/file; ln one/a/file two/deep/file; echo by > two/side");
+    sh(
+        daemon.dir(),
+        "mkdir -p one/a two/deep; echo linked > one/a/file; ln one/a/file two/deep/file; echo by > two/side",
+    );
     daemon.ok(&format!("AddResource sa{{sv}} both 1 paths as 2 {} {}", one.display(), two.display()));
     let id = daemon.back_up("both")["id"].as_u64().unwrap();
     let facts = copy(&daemon, &one, "before");
@@ -90,7 +99,8 @@ fn an_atomic_restore_keeps_links_between_its_directories() {
     assert_eq!(sh(daemon.dir(), "cat two/deep/file; stat -c %h one/a/file; cat two/side"), "linked\n2\nnew\n");
     // One directory of it alone.
     sh(daemon.dir(), "echo x > one/a/x; echo x > one/x");
-    let line = format!("RestoreBackup ta{{sv}} {id} 3 confirm b true atomic b true paths as 1 {}", one.join("a").display());
+    let line =
+        format!("RestoreBackup ta{{sv}} {id} 3 confirm b true atomic b true paths as 1 {}", one.join("a").display());
     assert_eq!(daemon.wait(number(&daemon.ok(&line)))["state"], "completed");
     assert_eq!(sh(daemon.dir(), "ls one one/a"), "one:\na\nx\n\none/a:\nfile\n");
 }
@@ -166,7 +176,10 @@ fn an_atomic_restore_needs_room_and_no_subvolumes() {
     let (small, btrfs) = (daemon.path("small"), daemon.path("btrfs"));
     let _disks = (Disk::new("ext4", 64, &small), Disk::new("btrfs", 320, &btrfs));
     sh(&small, "mkdir data; head -c 30000000 /dev/urandom > data/large");
-    sh(&btrfs, "mkdir data; btrfs subvolume create sub; btrfs subvolume create data/nested; echo 1 > data/nested/x; echo 1 > sub/x");
+    sh(
+        &btrfs,
+        "mkdir data; btrfs subvolume create sub; btrfs subvolume create data/nested; echo 1 > data/nested/x; echo 1 > sub/x",
+    );
     for (name, path) in [("small", small.join("data")), ("nested", btrfs.join("data")), ("sub", btrfs.join("sub"))] {
         daemon.add(name, &path);
     }
@@ -194,7 +207,10 @@ fn a_killed_atomic_restore_leaves_the_old_or_the_new() {
     let disk = daemon.path("disk");
     let _disk = Disk::new("xfs", 320, &disk);
     let path = disk.join("data");
-    sh(&disk, "mkdir data; cd data; for d in $(seq 30); do mkdir $d; (cd $d; for i in $(seq 40); do echo $i > $i; done); done; mkdir only-old");
+    sh(
+        &disk,
+        "mkdir data; cd data; for d in $(seq 30); do mkdir $d; (cd $d; for i in $(seq 40); do echo $i > $i; done); done; mkdir only-old",
+    );
     daemon.add("web", &path);
     let id = daemon.back_up("web")["id"].as_u64().unwrap();
     let old = copy(&daemon, &path, "old");

@@ -53,10 +53,14 @@ impl Service {
         units: &[String],
     ) -> Result<()> {
         if manifest.resource.kind == "volume" {
-            return Err(Error::invalid("a volume is not restored in one step, block by block as it is; leave atomic out"));
+            return Err(Error::invalid(
+                "a volume is not restored in one step, block by block as it is; leave atomic out",
+            ));
         }
         if manifest.partial {
-            return Err(Error::invalid("a partial backup does not hold everything, so it cannot replace what is there"));
+            return Err(Error::invalid(
+                "a partial backup does not hold everything, so it cannot replace what is there",
+            ));
         }
         if !task.databases.is_empty() {
             return Err(Error::invalid(

@@ -49,7 +49,9 @@ impl Service {
         let whole = transient.as_ref().is_some_and(|t| t.without.is_empty());
         let some = transient.as_ref().is_some_and(Transient::is_useful);
         let mut words = Vec::new();
-        for (path, mount) in resource.paths.iter().filter(|_| images && !whole).filter_map(|p| Some((p, volume::mounted(p)?))) {
+        for (path, mount) in
+            resource.paths.iter().filter(|_| images && !whole).filter_map(|p| Some((p, volume::mounted(p)?)))
+        {
             words.push(format!(
                 "{} is mounted at {} and was read as it stood, so it may be of no one moment",
                 path.display(),

@@ -16,8 +16,8 @@ use rustix::io::Errno;
 use super::super::crew::below;
 use super::super::ioctl;
 use super::super::{Kind, Place, place, remove};
-use super::change::{Change, Stage, set_mtime};
 use super::Swap;
+use super::change::{Change, Stage, set_mtime};
 use crate::model::{Error, IoContext, Progress, Result};
 use crate::restore::dir::open_dir;
 use crate::restore::{live, meta};
@@ -48,14 +48,20 @@ fn target(path: &Path, mounts: &[Mount]) -> Result<OwnedFd> {
         return Err(refused(path, "it is the root of a mount, which cannot be exchanged; leave atomic out"));
     }
     if !place.found.is_dir() {
-        return Err(refused(path, "it is no directory; leave atomic out, a single file is replaced in one step anyhow"));
+        return Err(refused(
+            path,
+            "it is no directory; leave atomic out, a single file is replaced in one step anyhow",
+        ));
     }
     if let Some(beneath) = mounts.iter().find(|m| m.point.starts_with(path)) {
         let (point, fs) = (beneath.point.display(), &beneath.fs);
         return Err(refused(path, format!("{point} ({fs}) is mounted in it; unmount that, or leave atomic out")));
     }
     if place.mount.kind != MountKind::Real {
-        return Err(refused(path, format!("its file system ({}) exchanges no directories; leave atomic out", place.mount.fs)));
+        return Err(refused(
+            path,
+            format!("its file system ({}) exchanges no directories; leave atomic out", place.mount.fs),
+        ));
     }
     if place.kind == Kind::Btrfs {
         return Err(refused(path, "it is a subvolume and would become a directory; leave atomic out"));
@@ -108,7 +114,8 @@ fn prepare(
     for numbers in groups.into_values() {
         let of = |swap: &Swap, number: usize| -> Result<(Change, OwnedFd, OwnedFd)> {
             let stage = swap.stages.get(number).and_then(Option::as_ref);
-            let (change, stage) = swap.journal.changes.get(number).zip(stage).ok_or_else(|| Error::failed("no stage"))?;
+            let (change, stage) =
+                swap.journal.changes.get(number).zip(stage).ok_or_else(|| Error::failed("no stage"))?;
             let copy = |fd: &OwnedFd| open_dir(fd, b".").at(|| "cannot open a stage again");
             Ok((change.clone(), copy(&stage.dir)?, copy(&stage.other)?))
         };

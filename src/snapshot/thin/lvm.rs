@@ -187,7 +187,10 @@ pub fn run(words: &[String]) -> Result<Vec<u8>> {
             None => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(Error::failed(format!("{name} was ended, because it took longer than {} s", LIMIT.as_secs())));
+                return Err(Error::failed(format!(
+                    "{name} was ended, because it took longer than {} s",
+                    LIMIT.as_secs()
+                )));
             }
         }
     };
@@ -234,7 +237,10 @@ mod tests {
         assert_eq!(found[1].full, (97.01, 11.23));
         let ours = &found[2];
         assert_eq!((ours.active, ours.device), (false, None));
-        assert_eq!((ours.tag("strongroom.snapshot"), ours.tag("theirs"), ours.tag("strongroom")), (Some("7d8e"), None, None));
+        assert_eq!(
+            (ours.tag("strongroom.snapshot"), ours.tag("theirs"), ours.tag("strongroom")),
+            (Some("7d8e"), None, None)
+        );
         assert_eq!(parse(br#"{"report":[{"lv":[]}]}"#).unwrap(), []);
         assert!(parse(b"  Failed").unwrap_err().message.contains("cannot be understood"));
         assert!(parse(br#"{"report":[{"lv":[{"lv_name":"x"}]}]}"#).unwrap_err().message.contains("does not tell lv_"));
@@ -254,8 +260,14 @@ mod tests {
             line(snapshot(data, "s", &[], true)),
             "lvcreate --yes --type thin --setactivationskip n --name s --activate n vg-0/data"
         );
-        assert_eq!(line(tag(data, &tags[..1], &tags[1..])), "lvchange --yes --addtag strongroom --deltag strongroom.snapshot=7 vg-0/data");
-        assert_eq!(line(activate("vg-0", "data", true)), "lvchange --yes --ignoreactivationskip --activate y vg-0/data");
+        assert_eq!(
+            line(tag(data, &tags[..1], &tags[1..])),
+            "lvchange --yes --addtag strongroom --deltag strongroom.snapshot=7 vg-0/data"
+        );
+        assert_eq!(
+            line(activate("vg-0", "data", true)),
+            "lvchange --yes --ignoreactivationskip --activate y vg-0/data"
+        );
         assert_eq!(line(rename("vg-0", "a", "b")), "lvrename --yes vg-0 a b");
         assert_eq!(line(remove(data)), "lvremove --yes --force vg-0/data");
     }

@@ -169,7 +169,8 @@ impl Ours {
 
 /// The tags that say what a snapshot is.
 fn split(marker: &Marker) -> Result<Vec<String>> {
-    let text = serde_json::to_vec(marker).map_err(|e| Error::failed(format!("cannot encode what a snapshot is: {e}")))?;
+    let text =
+        serde_json::to_vec(marker).map_err(|e| Error::failed(format!("cannot encode what a snapshot is: {e}")))?;
     let text = hex(&text);
     let count = text.len().div_ceil(PIECE);
     let pieces = text.as_bytes().chunks(PIECE).enumerate();
@@ -181,14 +182,16 @@ fn joined(tags: &[String]) -> Option<String> {
     let mut pieces = BTreeMap::new();
     let mut wanted = 0;
     for tag in tags {
-        let Some((place, piece)) = tag.strip_prefix(MARKER).and_then(|rest| rest.strip_prefix('.')?.split_once('=')) else {
+        let Some((place, piece)) = tag.strip_prefix(MARKER).and_then(|rest| rest.strip_prefix('.')?.split_once('='))
+        else {
             continue;
         };
         let (number, count) = place.split_once('.')?;
         wanted = count.parse::<usize>().ok()?;
         pieces.insert(number.parse::<usize>().ok()?, piece);
     }
-    (wanted > 0 && pieces.len() == wanted && pieces.keys().copied().eq(0..wanted)).then(|| pieces.into_values().collect())
+    (wanted > 0 && pieces.len() == wanted && pieces.keys().copied().eq(0..wanted))
+        .then(|| pieces.into_values().collect())
 }
 
 /// The markers of all snapshots on thin volumes, with their stores.
@@ -240,8 +243,7 @@ impl Engine for Thin {
         let shown = place.path.display();
         let volume = place.thin.as_ref().and_then(|origin| origin.volume.as_ref());
         let volume = volume.ok_or_else(|| Error::failed(format!("{shown} lies on no thin volume any more")))?;
-        let tags =
-            [OURS.to_owned(), format!("{SNAPSHOT}={}", spot.snapshot), format!("{STORE}={}", spot.store)];
+        let tags = [OURS.to_owned(), format!("{SNAPSHOT}={}", spot.snapshot), format!("{STORE}={}", spot.store)];
         let made = lvm::run(&lvm::snapshot(volume, &name(spot.store), &tags, false));
         made.map_err(|e| e.context(format!("cannot take a snapshot of {shown}")))?;
         Ok(Fixed::atomic(tally(place, volume)?))
@@ -302,7 +304,8 @@ mod tests {
     #[test]
     fn a_snapshot_says_in_tags_what_it_is() {
         let store = Uuid::from_u128(9);
-        let whose = [OURS.into(), format!("{SNAPSHOT}={}", Uuid::from_u128(7)), format!("{STORE}={store}"), "theirs".into()];
+        let whose =
+            [OURS.into(), format!("{SNAPSHOT}={}", Uuid::from_u128(7)), format!("{STORE}={store}"), "theirs".into()];
         for words in ["", "x", &"ö: \"quoted\", and long ".repeat(100)] {
             let mut tags = whose.to_vec();
             let pieces = split(&marker(words)).unwrap();

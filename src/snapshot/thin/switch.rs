@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use rustix::mount::{UnmountFlags, unmount};
 use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -68,9 +68,8 @@ fn renames(all: &[Volume], switch: &Switch, wanted: &str, other: &str, away: &st
     if let Some(from) = find(other).filter(|from| from.name == switch.name) {
         steps.push(Step::Rename(from.name.clone(), away.to_owned()));
     }
-    let taken = all.iter().any(|v| {
-        v.group == switch.group && v.name == switch.name && v.uuid != wanted && v.uuid != other
-    });
+    let taken =
+        all.iter().any(|v| v.group == switch.group && v.name == switch.name && v.uuid != wanted && v.uuid != other);
     if taken {
         return Err(Error::failed(format!(
             "another volume is called {}/{} by now; give it another name",
@@ -98,10 +97,10 @@ impl Switch {
             Error::invalid_state(format!("{shown} is no thin volume now, or not mounted; mount it as it was"))
         })?;
         let here: Vec<&Mount> = mounts.iter().filter(|m| m.device == origin.device).collect();
-        let mounted = place.as_ref().filter(|place| place.is_mount()).map(|place| Mounted {
-            fs: place.mount.fs.clone(),
-            options: place.mount.options(),
-        });
+        let mounted = place
+            .as_ref()
+            .filter(|place| place.is_mount())
+            .map(|place| Mounted { fs: place.mount.fs.clone(), options: place.mount.options() });
         if let Some(other) = here.iter().find(|m| mounted.is_none() || m.point != part.path) {
             return Err(Error::invalid_state(format!(
                 "the volume under {shown} is mounted at {} as well, where it would stay; unmount it there first",
@@ -109,7 +108,10 @@ impl Switch {
             )));
         }
         if here.len() > 1 {
-            return Err(Error::invalid_state(format!("{shown} is mounted {} times over itself; unmount all but one", here.len())));
+            return Err(Error::invalid_state(format!(
+                "{shown} is mounted {} times over itself; unmount all but one",
+                here.len()
+            )));
         }
         if let Some(place) = &place {
             place.refuse_mounts(mounts)?;
@@ -150,8 +152,11 @@ impl Switch {
         let away = if forward { &self.aside } else { &self.ahead };
         let all = lvm::volumes()?;
         let in_place = all.iter().find(|v| v.uuid == *wanted && v.group == self.group && v.name == self.name);
-        let there = |v: &Volume, mounts: &[Mount]| mounts.iter().any(|m| m.point == self.path && Some(m.device) == v.device);
-        if in_place.is_some_and(|v| v.active && (self.mounted.is_none() || there(v, &mounts::all().unwrap_or_default()))) {
+        let there =
+            |v: &Volume, mounts: &[Mount]| mounts.iter().any(|m| m.point == self.path && Some(m.device) == v.device);
+        if in_place
+            .is_some_and(|v| v.active && (self.mounted.is_none() || there(v, &mounts::all().unwrap_or_default())))
+        {
             return self.rest(&all, other);
         }
         self.unmount(&all, other)?;

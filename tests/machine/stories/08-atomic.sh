@@ -16,6 +16,12 @@ for user in alice root; do
     grep -F "sleep ($pid)" "$work/refused"
     in_machine systemctl stop "other-$user"
 done
+# A daemon that cannot see that says so, and does nothing.
+in_machine sh -c 'mkdir -p /etc/systemd/system/strongroomd.service.d; cd /etc/systemd/system/strongroomd.service.d
+    printf "[Service]\nCapabilityBoundingSet=~CAP_SYS_PTRACE\n" > blind.conf; systemctl daemon-reload; systemctl restart strongroomd'
+if SYSTEMD_LOG_LEVEL=info atomic 2> "$work/refused"; then fail "it was not refused, though nobody knows who has files open"; fi
+grep -F CAP_SYS_PTRACE "$work/refused"
+in_machine sh -c 'rm -r /etc/systemd/system/strongroomd.service.d; systemctl daemon-reload; systemctl restart strongroomd'
 [[ $(in_machine cat /srv/whole/in/file) == new && -z $(in_machine cat /root/keeper.log) ]]
 job_completed "$(atomic | job_of)"
 [[ $(in_machine cat /srv/whole/in/file) == old && $(in_machine cat /root/keeper.log) == start ]]
