@@ -235,9 +235,8 @@ impl Service {
         for onto in volumes.iter().filter(|_| !held) {
             restore::volume::check(&open.vault, &manifest, onto, &never)?;
         }
-        if wish.task.atomic {
-            let units = resource.as_ref().map(|r| r.units.as_slice()).unwrap_or_default();
-            self.check_atomic(&open.vault, &manifest, &wish.task, units)?;
+        if let Some(resource) = resource.as_ref().filter(|_| wish.task.atomic) {
+            self.check_atomic(&open.vault, &manifest, &wish.task, resource)?;
         }
         if let Some(task) = rest {
             restore::check(&open.vault, &manifest, &self.restore_request(&task, never, 0))?;

@@ -50,7 +50,7 @@ impl Service {
         vault: &Arc<Vault>,
         manifest: &Manifest,
         task: &RestoreTask,
-        units: &[String],
+        resource: &Resource,
     ) -> Result<()> {
         if manifest.resource.kind == "volume" {
             return Err(Error::invalid(
@@ -69,23 +69,28 @@ impl Service {
             ));
         }
         let paths = directories(manifest, task);
+        let files = resource.databases.iter().filter_map(|database| database.path.as_ref());
+        if let Some(file) = files.into_iter().find(|file| paths.iter().any(|path| file.starts_with(path))) {
+            return Err(Error::invalid(format!(
+                "the database {} is in what would be exchanged, and comes back from its dump alone; leave atomic out",
+                file.display()
+            )));
+        }
         swap::check_trees(&paths)?;
         whole::refuse_full(vault, manifest, &paths)?;
-        refuse_used(&paths, units)
+        refuse_used(&paths, &resource.units)
     }
 
     pub(super) fn run_atomic_restore(&self, job: &Job, task: &RestoreTask, progress: &Arc<Progress>) -> Result<Report> {
         let row = self.backup_of_job(job)?;
         let open = self.vault_to_read(job)?;
         let manifest = self.manifest(&open.vault, &row)?;
-        let (never, units) = self.catalog.read(|r| {
-            let resource = r.get::<Resource>(row.resource)?;
-            Ok((self.own_directories(r)?, resource.map(|r| r.units).unwrap_or_default()))
-        })?;
+        let (never, resource) =
+            self.catalog.read(|r| Ok((self.own_directories(r)?, r.need::<Resource>(row.resource)?)))?;
         let paths = directories(&manifest, task);
         let request = self.restore_request(task, never, job.id);
         // What is free, and who is at work, is said of now.
-        self.check_atomic(&open.vault, &manifest, task, &units)?;
+        self.check_atomic(&open.vault, &manifest, task, &resource)?;
         let untouched = |progress: &Progress| whole::refuse_spared(&open.vault, &manifest, &request, &paths, progress);
         untouched(progress)?;
         if task.dry_run {
@@ -94,7 +99,7 @@ impl Service {
             result["dry_run"] = true.into();
             return Ok(Report::of(result));
         }
-        let running = self.units_to_hold(&units, Action::Stop)?;
+        let running = self.units_to_hold(&resource.units, Action::Stop)?;
         let mut done = RestoreOutcome::default();
         let mut make = |target: &std::path::Path, paths: &[PathBuf]| {
             let (target, paths) = (Some(target.to_owned()), paths.to_vec());
