@@ -188,6 +188,9 @@ pub struct RestoreTask {
     /// The name of a new database that the one dump goes to.
     #[serde(default)]
     pub fresh: Option<String>,
+    /// Whether directories are exchanged as a whole.
+    #[serde(default)]
+    pub atomic: bool,
 }
 
 fn yes() -> bool {

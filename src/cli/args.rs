@@ -279,6 +279,9 @@ pub struct Restore {
     /// What to do with files that are there and differ
     #[arg(long, value_parser = ["overwrite", "skip"])]
     pub conflict: Option<String>,
+    /// Replace whole directories, all or nothing, in one step
+    #[arg(long, conflicts_with_all = ["target", "kind", "conflict"])]
+    pub atomic: bool,
     /// Only say what would be done
     #[arg(long)]
     pub dry_run: bool,

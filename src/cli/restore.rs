@@ -35,6 +35,7 @@ pub async fn restore(session: &Session, what: &Restore) -> Result<u8> {
     }
     options.set("type", what.kind.as_deref());
     options.set("conflict_strategy", what.conflict.as_deref()).flag("dry_run", what.dry_run);
+    options.flag("atomic", what.atomic);
     let arguments = (what.id, options.wire()?);
     match session.work(session.client.job("RestoreBackup", &arguments)).await? {
         Outcome::Left(id) => Ok(session.left(id)),

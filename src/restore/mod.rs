@@ -23,6 +23,7 @@ mod tally;
 pub mod tar;
 pub mod volume;
 mod walk;
+pub mod whole;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -83,6 +83,29 @@ impl Job<'_> {
         Ok(false)
     }
 
+    /// The first thing in the directory `name` that a restore in place would leave alone, since no
+    /// backup could tell of it.
+    pub fn first_spared(&self, dir: &Arc<Dir>, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        let mut levels = vec![(dir.clone(), vec![name.to_vec()].into_iter())];
+        while let Some((dir, names)) = levels.last_mut() {
+            self.progress.check()?;
+            let dir = dir.clone();
+            let Some(name) = names.next() else {
+                levels.pop();
+                continue;
+            };
+            let Some(found) = self.look(&dir, &name)? else { continue };
+            if self.spares(&dir, &name, &found) {
+                return Ok(Some(dir.path_of(&name)));
+            }
+            if found.is_dir() {
+                let Some(below) = self.open_doomed(&dir, &name, false)? else { return Ok(Some(dir.path_of(&name))) };
+                levels.push((below.dir, below.names));
+            }
+        }
+        Ok(None)
+    }
+
     fn look(&self, dir: &Arc<Dir>, name: &[u8]) -> Result<Option<Found>> {
         live::find(&*self.handle(dir)?, name).at(|| "cannot look at what is there")
     }

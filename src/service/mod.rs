@@ -157,11 +157,6 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The error of something that comes with a later version.
-fn not_offered(what: &str) -> Error {
-    Error::invalid(format!("{what} is not offered by this version; leave it out"))
-}
-
 impl Service {
     /// Opens the state, makes what a first start needs, and finishes or fails what a crash left.
     pub fn open(options: ServiceOptions) -> Result<Arc<Self>> {

@@ -146,6 +146,7 @@ impl Service {
             }
             self.tell_failure(job.id);
         }
+        self.forget_swaps(&swaps);
         self.finish_deletions()?;
         self.all_mirrors_behind()?;
         if let Err(e) = crate::snapshot::sweep() {
@@ -169,7 +170,7 @@ impl Service {
                     return Ok(false);
                 }
             },
-            Task::RestoreSnapshot { .. } if matches!(swaps.get(&job.id), Some(Ok(()))) => None,
+            Task::RestoreSnapshot { .. } | Task::Restore(_) if matches!(swaps.get(&job.id), Some(Ok(()))) => None,
             _ => return Ok(false),
         };
         let now = self.now();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::fields::{self, Fields};
 use super::submit::Draft;
-use super::{Service, backups, check, not_offered, select};
+use super::{Service, backups, check, select};
 use crate::catalog::job::RestoreTask;
 use crate::catalog::{Backup, Resource, Tables, Task, VaultRow};
 use crate::jobs::{Key, Lane, Ticket};
@@ -81,7 +81,7 @@ impl Wish {
         let kind = args.choice("type", &["full", "database"])?;
         let skip = args.choice("conflict_strategy", &["overwrite", "skip"])?.as_deref() == Some("skip");
         let fast_fail = args.choice("error_strategy", &["continue", "fast_fail"])?.as_deref() == Some("fast_fail");
-        let delete = args.bool("delete")?.unwrap_or(target.is_none() && paths.is_empty());
+        let delete = args.bool("delete")?;
         let atomic = args.bool("atomic")?.unwrap_or(false);
         let dry_run = args.bool("dry_run")?.unwrap_or(false);
         let fresh = if in_place_only { None } else { args.string("database")? };
@@ -90,11 +90,28 @@ impl Wish {
             return Err(Error::invalid("database and target are both given; give one of them"));
         }
         if atomic {
-            return Err(not_offered("atomic"));
+            refuse_with_atomic(&[
+                (target.is_some(), "target", "atomic is about what is replaced in place"),
+                (skip, "conflict_strategy skip", "atomic replaces whole directories"),
+                (delete == Some(false), "delete false", "atomic replaces whole directories"),
+                (fresh.is_some(), "database", "a database comes back in one step by itself"),
+                (kind.as_deref() == Some("database"), "type database", "databases come back in one step by themselves"),
+            ])?;
         }
-        let databases = Vec::new();
-        let task = RestoreTask { target, paths, skip, fast_fail, delete, dry_run, files: true, databases, fresh };
+        let delete = delete.unwrap_or(target.is_none() && paths.is_empty());
+        let (files, databases) = (true, Vec::new());
+        let task = RestoreTask { target, paths, skip, fast_fail, delete, dry_run, files, databases, fresh, atomic };
         Ok(Self { confirm, kind, task })
+    }
+}
+
+/// Refuses what has no meaning together with `atomic`.
+fn refuse_with_atomic(given: &[(bool, &str, &str)]) -> Result<()> {
+    match given.iter().find(|(given, ..)| *given) {
+        Some((_, what, why)) => {
+            Err(Error::invalid(format!("atomic and {what} are both given; {why}; give one of them")))
+        }
+        None => Ok(()),
     }
 }
 
@@ -217,6 +234,9 @@ impl Service {
         let held = resource.as_ref().is_some_and(|r| in_place && !r.units.is_empty());
         for onto in volumes.iter().filter(|_| !held) {
             restore::volume::check(&open.vault, &manifest, onto, &never)?;
+        }
+        if let Some(resource) = resource.as_ref().filter(|_| wish.task.atomic) {
+            self.check_atomic(&open.vault, &manifest, &wish.task, resource)?;
         }
         if let Some(task) = rest {
             restore::check(&open.vault, &manifest, &self.restore_request(&task, never, 0))?;

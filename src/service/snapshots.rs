@@ -11,8 +11,7 @@ use crate::catalog::snapshot::{BY_RESOURCE, MANUAL};
 use crate::catalog::{Project, Resource, Schedule, Snapshot, State, Tables, Task, Writer};
 use crate::jobs::{Key, Lane, Ticket};
 use crate::model::{Args, Error, Map, Result, Value};
-use crate::snapshot::{self, Marker, Store, part_path, swap};
-use crate::source::mounts;
+use crate::snapshot::{self, Marker, part_path, swap};
 
 /// The longest name of a snapshot, in bytes.
 const LONGEST: usize = 255;
@@ -111,7 +110,7 @@ fn snapshot_map(t: &impl Tables, row: &Snapshot) -> Result<Map> {
     if let Some(schedule) = row.schedule {
         f.opt("schedule", t.get::<Schedule>(schedule)?.map(|s| s.name));
     }
-    let places: Vec<_> = row.parts.iter().enumerate().map(|(i, part)| part_path(&part.mount, row.uuid, i)).collect();
+    let places: Vec<_> = row.parts.iter().enumerate().filter_map(|(i, part)| part_path(part, row.uuid, i)).collect();
     f.opt("location", (!places.is_empty()).then(|| fields::paths(&places)));
     let message = if row.deleting { Some("it is being deleted") } else { row.message.as_deref() };
     Ok(f.opt("message", message).done())
@@ -135,7 +134,7 @@ impl Service {
                 row.name
             )));
         }
-        let engine = snapshot::engines(&row.paths)?;
+        let engine = snapshot::ready(&row.paths)?;
         let (name, description) = (name.to_owned(), description.unwrap_or_default());
         let wish = Wish { name, description, unit_action, schedule: None, automatic: false, engine };
         let (_, id) = self.submit_with(|w, job| {
@@ -289,10 +288,8 @@ impl Service {
     }
 
     fn try_adopt(&self) -> Result<()> {
-        let mut found: Vec<Marker> = Vec::new();
-        for store in Store::all(&mounts::all()?) {
-            found.extend(store.markers()?.into_iter().filter(|m| m.machine == self.machine().id));
-        }
+        let mut found: Vec<Marker> = snapshot::markers()?.into_iter().map(|(_, marker)| marker).collect();
+        found.retain(|marker| marker.machine == self.machine().id);
         let known = |t: &crate::catalog::Reader| -> Result<Vec<Uuid>> {
             Ok(t.all::<Snapshot>()?.into_iter().map(|row| row.uuid).collect())
         };

@@ -5,11 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, mkdirat, openat, syncfs};
+use uuid::Uuid;
 
 use super::crew::{Tally, below, child};
 use super::ioctl::{self, SUBVOLUME_ROOT};
+use super::thin::Thin;
 use super::{Kind, Place, clone, remove};
-use crate::model::{IoContext, Progress, Result};
+use crate::model::{Error, IoContext, Progress, Result};
 use crate::restore::dir::open_dir;
 use crate::restore::live;
 
@@ -24,13 +26,44 @@ pub struct Fixed {
     source: Option<Vec<u8>>,
 }
 
+impl Fixed {
+    /// A path that is fixed as a whole, and holds so much.
+    pub fn atomic(tally: Tally) -> Self {
+        Self { atomic: true, tally: Some(tally), source: None }
+    }
+}
+
+/// Where a path goes in a snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Spot<'a> {
+    /// The snapshot.
+    pub snapshot: Uuid,
+    /// The store.
+    pub store: Uuid,
+    /// The snapshot's directory there; volumes have none.
+    dir: Option<&'a OwnedFd>,
+    /// The path's name in it.
+    pub name: &'a str,
+}
+
+impl<'a> Spot<'a> {
+    /// A spot.
+    pub fn new(snapshot: Uuid, store: Uuid, dir: Option<&'a OwnedFd>, name: &'a str) -> Self {
+        Self { snapshot, store, dir, name }
+    }
+
+    fn dir(&self) -> Result<&'a OwnedFd> {
+        self.dir.ok_or_else(|| Error::failed("a snapshot has no directory"))
+    }
+}
+
 /// A way to take snapshots.
 pub trait Engine: Sync {
-    /// Fixes what is at a place, as `name` in the snapshot's directory. From then on it may change.
-    fn fix(&self, place: &Place, to: &OwnedFd, name: &str, progress: &Progress) -> Result<Fixed>;
+    /// Fixes what is at a place. From then on it may change.
+    fn fix(&self, place: &Place, spot: &Spot<'_>, progress: &Progress) -> Result<Fixed>;
 
     /// Does what is left to be done.
-    fn finish(&self, place: &Place, to: &OwnedFd, name: &str, fixed: &mut Fixed, progress: &Progress) -> Result<()>;
+    fn finish(&self, place: &Place, spot: &Spot<'_>, fixed: &mut Fixed, progress: &Progress) -> Result<()>;
 
     /// Makes a tree of what was taken that may be changed, as `as_name` in the directory `to`.
     fn copy(&self, from: &Taken<'_>, to: &OwnedFd, as_name: &[u8], progress: &Progress) -> Result<()>;
@@ -53,6 +86,7 @@ impl Kind {
         match self {
             Self::Btrfs => &Btrfs,
             Self::Reflink => &Reflink,
+            Self::Thin => &Thin,
         }
     }
 }
@@ -61,13 +95,13 @@ impl Kind {
 struct Btrfs;
 
 impl Engine for Btrfs {
-    fn fix(&self, place: &Place, to: &OwnedFd, name: &str, _progress: &Progress) -> Result<Fixed> {
+    fn fix(&self, place: &Place, spot: &Spot<'_>, _progress: &Progress) -> Result<Fixed> {
         let what = || format!("cannot take a snapshot of {}", place.path.display());
-        ioctl::snapshot(place.open()?, to, name.as_bytes(), true).at(what)?;
+        ioctl::snapshot(place.open()?, spot.dir()?, spot.name.as_bytes(), true).at(what)?;
         Ok(Fixed { atomic: true, ..Fixed::default() })
     }
 
-    fn finish(&self, _: &Place, _: &OwnedFd, _: &str, _: &mut Fixed, _: &Progress) -> Result<()> {
+    fn finish(&self, _: &Place, _: &Spot<'_>, _: &mut Fixed, _: &Progress) -> Result<()> {
         Ok(())
     }
 
@@ -129,7 +163,8 @@ fn clone_entry(
 }
 
 impl Engine for Reflink {
-    fn fix(&self, place: &Place, to: &OwnedFd, name: &str, progress: &Progress) -> Result<Fixed> {
+    fn fix(&self, place: &Place, spot: &Spot<'_>, progress: &Progress) -> Result<Fixed> {
+        let (to, name) = (spot.dir()?, spot.name);
         let btrfs = place.mount.fs == "btrfs";
         if let Some((subvolume, path)) = if btrfs { subvolume_of(place)? } else { None } {
             let what = || format!("cannot take a snapshot of the subvolume around {}", place.path.display());
@@ -143,7 +178,8 @@ impl Engine for Reflink {
         Ok(Fixed { atomic, tally: Some(tally), source: None })
     }
 
-    fn finish(&self, place: &Place, to: &OwnedFd, name: &str, fixed: &mut Fixed, progress: &Progress) -> Result<()> {
+    fn finish(&self, place: &Place, spot: &Spot<'_>, fixed: &mut Fixed, progress: &Progress) -> Result<()> {
+        let (to, name) = (spot.dir()?, spot.name);
         if let Some(path) = fixed.source.take() {
             let source = source_name(name);
             let what = || format!("cannot clone {} out of a snapshot", place.path.display());

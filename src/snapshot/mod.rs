@@ -2,16 +2,17 @@
 //!
 //! What it guarantees: a snapshot is there when its marker is, which is written last and removed
 //! first; it holds every path whole, with all metadata; what is there by then is never changed.
-//! Nothing outside the directory `.strongroom` of a mount is written, but by a restore
-//! ([`swap`]), which leaves every path whole in one state or the other. No symbolic link is ever
+//! Nothing outside the directory `.strongroom` of a mount, and volumes of its own, is written, but by a
+//! restore ([`swap`]), which leaves every path whole in one state or the other. No symbolic link is ever
 //! followed. `docs/snapshots.md` says what administrators should know.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `place` | a path as it stands, and which engine can take it |
 //! | `store` | where snapshots rest, and how they are found again |
-//! | `engine` | the engines: btrfs subvolumes, trees of reflinked files |
+//! | `engine` | what an engine is: btrfs subvolumes, trees of reflinked files |
 //! | `clone`, `crew`, `remove` | trees: cloned, gone through, removed |
+//! | `thin` | thin volumes of LVM |
 //! | `take` | the steps by which a snapshot comes to be |
 //! | `transient` | snapshots that last as long as a backup |
 //! | `swap` | the steps by which one is put in place of what is there |
@@ -26,6 +27,7 @@ mod remove;
 mod store;
 pub mod swap;
 mod take;
+mod thin;
 mod transient;
 
 use std::path::PathBuf;
@@ -39,7 +41,7 @@ use crate::model::paths;
 pub use crew::Tally;
 pub use place::Place;
 pub use store::{Store, part_path, sweep};
-pub use take::{Taking, delete, engines, measure, plan};
+pub use take::{Taking, delete, engines, markers, measure, plan, ready};
 pub use transient::{Transient, View};
 
 /// The format of a marker.
@@ -53,6 +55,8 @@ pub enum Kind {
     Btrfs,
     /// Trees of files that share their blocks.
     Reflink,
+    /// Thin volumes of LVM.
+    Thin,
 }
 
 impl Kind {
@@ -61,6 +65,7 @@ impl Kind {
         match self {
             Self::Btrfs => "btrfs",
             Self::Reflink => "reflink",
+            Self::Thin => "lvm-thin",
         }
     }
 }
@@ -75,10 +80,10 @@ pub struct Part {
     pub engine: Kind,
     /// Whether all of it is of one moment.
     pub atomic: bool,
-    /// Where the file system that holds it was mounted.
+    /// Where the file system that holds it was mounted; of a volume, its own path.
     #[serde(with = "paths::one")]
     pub mount: PathBuf,
-    /// The store there.
+    /// The store there; of a volume, what tells it from others.
     pub store: Uuid,
 }
 

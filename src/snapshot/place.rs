@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::Kind;
 use super::ioctl::{self, SUBVOLUME_ROOT};
+use super::thin::{self, Origin};
 use crate::model::{Error, IoContext, Result};
 use crate::restore::dir::open_dir;
 use crate::restore::live::{self, Found};
@@ -25,6 +26,10 @@ const NEVER: &[&str] = &[
     "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "iso9660", "jfs", "ntfs", "ntfs3", "ramfs", "reiserfs",
     "squashfs", "tmpfs", "udf", "vfat",
 ];
+
+/// What helps where a volume is not thin.
+const NOT_THIN: &str = "snapshots of such volumes need room set apart, and slow down every write; move it to a thin volume \
+                        (lvcreate --thin), to btrfs, or to XFS made with reflink=1, or make a backup";
 
 /// A mounted file system: the mount's id, the device, the type.
 type FileSystem = (u64, (u32, u32), String);
@@ -42,10 +47,24 @@ pub struct Place {
     pub mount: Mount,
     /// What lies under it.
     pub kind: Kind,
+    /// The thin volume that it is, or that its file system lies on.
+    pub thin: Option<Origin>,
 }
 
 fn is_btrfs(file: impl AsFd) -> bool {
     fstatfs(file).is_ok_and(|fs| i128::from(fs.f_type) == BTRFS)
+}
+
+/// The device that a path stands for: itself, or where the system made a link to it.
+pub fn volume(path: &Path, found: &Found) -> Option<(u32, u32)> {
+    match found.stat.kind {
+        Type::BlockDevice => {}
+        Type::Symlink if path.starts_with("/dev") => {}
+        _ => return None,
+    }
+    let stat = rustix::fs::stat(path).ok()?;
+    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::BlockDevice;
+    is_device.then(|| (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)))
 }
 
 /// Opens a directory by an absolute path, following no symbolic link; `None` where it is missing.
@@ -100,9 +119,16 @@ impl Place {
             above
         };
         let btrfs = is_btrfs(&parent);
-        let kind =
-            if btrfs && found.is_dir() && found.stat.ino == SUBVOLUME_ROOT { Kind::Btrfs } else { Kind::Reflink };
-        Ok(Some(Self { path: path.to_owned(), parent, found, mount, kind }))
+        let device = volume(path, &found);
+        let on_volume = !found.mount_root && device.is_some() || thin::FILE_SYSTEMS.contains(&mount.fs.as_str());
+        let thin = if on_volume { Origin::of(device.unwrap_or(mount.device)) } else { None };
+        let whole = device.is_some() || found.mount_root && found.is_dir() && mount.root == Path::new("/");
+        let kind = match &thin {
+            Some(_) if whole => Kind::Thin,
+            _ if btrfs && found.is_dir() && found.stat.ino == SUBVOLUME_ROOT => Kind::Btrfs,
+            _ => Kind::Reflink,
+        };
+        Ok(Some(Self { path: path.to_owned(), parent, found, mount, kind, thin }))
     }
 
     /// Looks at a path that must allow snapshots, and says why and what would help where it does not.
@@ -173,6 +199,22 @@ impl Place {
 
     fn refuse_file_system(&self) -> Result<()> {
         let (shown, fs) = (self.path.display(), &self.mount.fs);
+        if self.kind == Kind::Thin {
+            return if thin::lvm::is_installed() {
+                Ok(())
+            } else {
+                Err(thin::lvm::not_installed().context(format!("{shown} lies on a thin volume")))
+            };
+        }
+        if let Some(device) = volume(&self.path, &self.found) {
+            return Err(Error::invalid_state(if thin::is_volume(device) {
+                format!("{shown} is an LVM volume that is not thin; {NOT_THIN}")
+            } else {
+                format!(
+                    "{shown} is a block device, which allows no snapshots; a thin volume of LVM would, or make a backup"
+                )
+            }));
+        }
         if !matches!(self.found.stat.kind, Type::Directory | Type::File) {
             return Err(Error::invalid_state(format!(
                 "{shown} is neither a directory nor a file; name what it stands for"
@@ -189,8 +231,15 @@ impl Place {
             return cannot("it is mounted read-only, and they rest on the same file system; mount it writable");
         }
         if self.kind == Kind::Reflink && !self.shares_blocks()? {
-            if self.is_on_lvm() {
-                return cannot("snapshots of LVM volumes are not built into this version; make a backup");
+            if self.thin.is_some() {
+                return cannot(&format!(
+                    "its file system lies on a thin volume, and a snapshot of that is of all of it; name {} as the path of \
+                     the resource, or make a backup",
+                    self.mount.point.display()
+                ));
+            }
+            if thin::is_volume(self.mount.device) {
+                return cannot(&format!("it lies on an LVM volume that is not thin; {NOT_THIN}"));
             }
             return cannot(
                 "its files cannot share blocks; put it on btrfs, best as a subvolume, or on XFS made with reflink=1, or \
@@ -219,12 +268,5 @@ impl Place {
         };
         KNOWN.lock().unwrap_or_else(PoisonError::into_inner).insert(key, known);
         Ok(known)
-    }
-
-    /// Whether the file system lies on a volume of LVM.
-    fn is_on_lvm(&self) -> bool {
-        let (major, minor) = self.mount.device;
-        let uuid = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/dm/uuid"));
-        uuid.is_ok_and(|uuid| uuid.starts_with("LVM-"))
     }
 }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{
@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Marker, ioctl, place, remove};
+use super::{Kind, Marker, Part, ioctl, place, remove};
 use crate::model::{Error, IoContext, Result};
 use crate::restore::dir::open_dir;
 use crate::restore::live;
@@ -307,7 +307,7 @@ pub fn is_own(name: &[u8]) -> bool {
     name == DIR.as_bytes() || name.starts_with(super::swap::STAGE.as_bytes())
 }
 
-/// Where a snapshot's part can be looked at by root.
-pub fn part_path(mount: &Path, snapshot: Uuid, index: usize) -> PathBuf {
-    mount.join(DIR).join(snapshot.to_string()).join(part_name(index))
+/// Where a snapshot's part can be looked at by root; a volume nowhere until it is activated.
+pub fn part_path(part: &Part, snapshot: Uuid, index: usize) -> Option<PathBuf> {
+    (part.engine != Kind::Thin).then(|| part.mount.join(DIR).join(snapshot.to_string()).join(part_name(index)))
 }

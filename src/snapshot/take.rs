@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::crew::{self, Tally};
-use super::engine::Fixed;
+use super::engine::{Fixed, Spot};
 use super::store::part_name;
-use super::{Kind, Marker, Part, Place, Store, ioctl};
+use super::{Kind, Marker, Part, Place, Store, ioctl, thin};
 use crate::model::{Error, IoContext, Progress, Result};
 use crate::restore::dir::open_dir;
 use crate::source::mounts::{self, Mount};
@@ -30,10 +30,30 @@ pub fn plan(paths: &[PathBuf]) -> Result<Vec<Place>> {
 
 /// The engines that would take a snapshot of paths, by name; why not, where none can.
 pub fn engines(paths: &[PathBuf]) -> Result<String> {
-    let mut kinds: Vec<Kind> = plan(paths)?.iter().map(|place| place.kind).collect();
+    Ok(names(&plan(paths)?))
+}
+
+/// The same for a snapshot that is to be taken now: volumes are asked for whether they allow that.
+pub fn ready(paths: &[PathBuf]) -> Result<String> {
+    let mut places = plan(paths)?;
+    make_ready(&mut places)?;
+    Ok(names(&places))
+}
+
+fn make_ready(places: &mut [Place]) -> Result<()> {
+    for place in places.iter_mut().filter(|place| place.kind == Kind::Thin) {
+        if let Some(origin) = &mut place.thin {
+            origin.ready(&place.path)?;
+        }
+    }
+    Ok(())
+}
+
+fn names(places: &[Place]) -> String {
+    let mut kinds: Vec<Kind> = places.iter().map(|place| place.kind).collect();
     kinds.sort_unstable();
     kinds.dedup();
-    Ok(kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", "))
+    kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ")
 }
 
 /// A snapshot in the making.
@@ -42,8 +62,8 @@ pub struct Taking {
     marker: Marker,
     /// The stores, and the snapshot's directory in each.
     stores: Vec<(Store, OwnedFd)>,
-    /// Each path, the number of its store, and how far it is.
-    places: Vec<(Place, usize, Fixed)>,
+    /// Each path, the number of its store where that is one of them, and how far it is.
+    places: Vec<(Place, Option<usize>, Fixed)>,
 }
 
 impl Taking {
@@ -51,7 +71,17 @@ impl Taking {
     pub fn begin(mut marker: Marker, paths: &[PathBuf]) -> Result<Self> {
         let mut stores: Vec<(Store, OwnedFd)> = Vec::new();
         let mut places = Vec::new();
-        for place in plan(paths)? {
+        let mut planned = plan(paths)?;
+        make_ready(&mut planned)?;
+        for place in planned {
+            if place.kind == Kind::Thin {
+                // Each is a volume of its own.
+                let mount = if place.is_mount() { place.mount.point.clone() } else { place.path.clone() };
+                let (path, store) = (place.path.clone(), Uuid::new_v4());
+                marker.parts.push(Part { path, engine: place.kind, atomic: false, mount, store });
+                places.push((place, None, Fixed::default()));
+                continue;
+            }
             let (store, dir) = Store::begin(&place.mount, marker.uuid)?;
             let number = stores.iter().position(|(s, _)| s.uuid == store.uuid).unwrap_or(stores.len());
             if number == stores.len() {
@@ -60,28 +90,30 @@ impl Taking {
             let store = stores.get(number).map(|(s, _)| s.uuid).unwrap_or_default();
             let (path, mount) = (place.path.clone(), place.mount.point.clone());
             marker.parts.push(Part { path, engine: place.kind, atomic: false, mount, store });
-            places.push((place, number, Fixed::default()));
+            places.push((place, Some(number), Fixed::default()));
         }
         Ok(Self { marker, stores, places })
     }
 
     /// Fixes every path.
     pub fn fix(&mut self, progress: &Progress) -> Result<()> {
+        let snapshot = self.marker.uuid;
         for (index, (place, number, fixed)) in self.places.iter_mut().enumerate() {
-            let Some((_, dir)) = self.stores.get(*number) else { continue };
-            *fixed = place.kind.engine().fix(place, dir, &part_name(index), progress)?;
-            if let Some(part) = self.marker.parts.get_mut(index) {
-                part.atomic = fixed.atomic;
-            }
+            let Some(part) = self.marker.parts.get_mut(index) else { continue };
+            let (dir, name) = (number.and_then(|n| self.stores.get(n)).map(|(_, dir)| dir), part_name(index));
+            *fixed = place.kind.engine().fix(place, &Spot::new(snapshot, part.store, dir, &name), progress)?;
+            part.atomic = fixed.atomic;
         }
         Ok(())
     }
 
     /// Does what may take its time.
     pub fn finish(&mut self, progress: &Progress) -> Result<()> {
+        let snapshot = self.marker.uuid;
         for (index, (place, number, fixed)) in self.places.iter_mut().enumerate() {
-            let Some((_, dir)) = self.stores.get(*number) else { continue };
-            place.kind.engine().finish(place, dir, &part_name(index), fixed, progress)?;
+            let Some(part) = self.marker.parts.get(index) else { continue };
+            let (dir, name) = (number.and_then(|n| self.stores.get(n)).map(|(_, dir)| dir), part_name(index));
+            place.kind.engine().finish(place, &Spot::new(snapshot, part.store, dir, &name), fixed, progress)?;
         }
         Ok(())
     }
@@ -104,6 +136,9 @@ impl Taking {
         for (store, dir) in &self.stores {
             store.publish(dir, &self.marker)?;
         }
+        for part in self.marker.parts.iter().filter(|part| part.engine == Kind::Thin) {
+            thin::publish(self.marker.uuid, part.store, &self.marker)?;
+        }
         let mut whole = Some(Tally::default());
         for (.., fixed) in &self.places {
             whole = whole.zip(fixed.tally).map(|(mut sum, more)| {
@@ -119,7 +154,7 @@ impl Taking {
 pub fn measure(snapshot: Uuid, parts: &[Part], progress: &Progress) -> Result<Tally> {
     let mut whole = Tally::default();
     let mounts = mounts::all()?;
-    for (index, part) in parts.iter().enumerate() {
+    for (index, part) in parts.iter().enumerate().filter(|(_, part)| part.engine != Kind::Thin) {
         let dir = open_part(&mounts, snapshot, part)?;
         let name = part_name(index);
         let what = || format!("cannot look at the snapshot of {}", part.path.display());
@@ -163,11 +198,27 @@ fn store_of(mounts: &[Mount], part: &Part) -> Result<Store> {
 /// are there.
 pub fn delete(snapshot: Uuid, parts: &[Part]) -> Result<()> {
     let mounts = mounts::all()?;
-    // All of them are there, or nothing is removed.
+    // All of them are there, or nothing is removed. A volume that is not there at all has gone; should
+    // it come back with its group, it is found again.
     let stores: Vec<Store> = if parts.is_empty() {
         Store::all(&mounts)
     } else {
-        parts.iter().map(|part| store_of(&mounts, part)).collect::<Result<_>>()?
+        let on_files = parts.iter().filter(|part| part.engine != Kind::Thin);
+        on_files.map(|part| store_of(&mounts, part)).collect::<Result<_>>()?
     };
-    stores.iter().try_for_each(|store| store.remove(snapshot))
+    stores.iter().try_for_each(|store| store.remove(snapshot))?;
+    if parts.is_empty() || parts.iter().any(|part| part.engine == Kind::Thin) {
+        thin::remove(snapshot)?;
+    }
+    Ok(())
+}
+
+/// What all snapshots that are there say of themselves, with the store that holds them.
+pub fn markers() -> Result<Vec<(Uuid, Marker)>> {
+    let mut found = Vec::new();
+    for store in Store::all(&mounts::all()?) {
+        found.extend(store.markers()?.into_iter().map(|marker| (store.uuid, marker)));
+    }
+    found.extend(thin::markers()?);
+    Ok(found)
 }

@@ -8,6 +8,7 @@ pub mod file;
 pub mod mounts;
 pub mod owners;
 pub mod stat;
+pub mod users;
 pub mod volume;
 
 pub use excludes::Excludes;

@@ -32,6 +32,28 @@ pub struct Mount {
     pub kind: MountKind,
     /// The device of the file system, as (major, minor).
     pub device: (u32, u32),
+    /// What of the file system is mounted: `/`, or a directory in it.
+    pub root: PathBuf,
+    /// How: options of the mount, and of the file system.
+    options: (String, String),
+}
+
+/// What the kernel tells among options and does not take as one.
+const TOLD_ONLY: &[&str] = &["seclabel"];
+
+impl Mount {
+    /// The options with which it would be mounted the same way again.
+    pub fn options(&self) -> String {
+        let mut all: Vec<&str> = Vec::new();
+        for option in self.options.0.split(',').chain(self.options.1.split(',')) {
+            // Whether it can be written to is said of both.
+            let twice = all.contains(&option) || matches!(option, "rw" | "ro") && !all.is_empty();
+            if !option.is_empty() && !twice && !TOLD_ONLY.contains(&option) {
+                all.push(option);
+            }
+        }
+        all.join(",")
+    }
 }
 
 /// The mounts of this process's namespace, by mount id.
@@ -126,10 +148,16 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let id = word(words.next()?)?.parse().ok()?;
     let device = word(words.nth(1)?)?;
     let (major, minor) = device.split_once(':')?;
-    let point = PathBuf::from(OsString::from_vec(plain(words.nth(1)?)));
-    let fs = word(words.skip_while(|w| *w != b"-").nth(1)?)?;
+    let path = |word: &[u8]| PathBuf::from(OsString::from_vec(plain(word)));
+    let root = path(words.next()?);
+    let point = path(words.next()?);
+    let of_mount = word(words.next()?)?;
+    let mut words = words.skip_while(|w| *w != b"-").skip(1);
+    let fs = word(words.next()?)?;
+    let of_fs = words.nth(1).and_then(word).unwrap_or_default();
     let kind = kind(&fs, &point);
-    Some(Mount { id, point, fs, kind, device: (major.parse().ok()?, minor.parse().ok()?) })
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    Some(Mount { id, point, fs, kind, device, root, options: (of_mount, of_fs) })
 }
 
 /// The text that the table wrote with octal escapes.
@@ -196,11 +224,17 @@ mod tests {
              23 21 0:21 / /run rw shared:5 master:2 - tmpfs tmpfs rw\n\
              24 21 0:22 / /srv/scratch rw - tmpfs tmpfs rw\n\
              25 21 0:23 / /running rw - tmpfs tmpfs rw\n\
-             26 21 0:24 / /mnt/nas\\040of\\040ours rw - nfs4 nas:/ rw\n";
+             26 21 0:24 / /mnt/nas\\040of\\040ours rw - nfs4 nas:/ rw\n\
+             27 21 254:3 /in /srv/data ro,noatime,nosuid shared:9 - ext4 /dev/mapper/vg-data rw,seclabel,stripe=16\n";
         let list: Vec<_> = table.split(|b| *b == b'\n').filter_map(mount).collect();
         assert_eq!((list[0].device, list[0].fs.as_str()), ((254, 0), "ext4"));
         assert_eq!(list[5].point, Path::new("/mnt/nas of ours"));
         let mut mounts = Mounts::of(&list);
+        assert_eq!(
+            (list[6].root.as_path(), list[6].options().as_str()),
+            (Path::new("/in"), "ro,noatime,nosuid,stripe=16")
+        );
+        assert_eq!((list[0].root.as_path(), list[0].options().as_str()), (Path::new("/"), "rw,relatime"));
         let kinds: Vec<_> = (21..=26).map(|id| mounts.kind(id)).collect();
         use MountKind::{Network, Pseudo, Real};
         assert_eq!(kinds, [Real, Pseudo, Pseudo, Real, Real, Network]);

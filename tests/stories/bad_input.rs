@@ -127,7 +127,7 @@ const CALLS: &[(&str, &str, &str)] = &[
     ("RestoreBackup ta{sv} 1 2 target s @/target paths as 1 relative", INVALID, "relative"),
     ("RestoreBackup ta{sv} 1 2 target s @/target conflict_strategy s maybe", INVALID, "conflict_strategy"),
     ("RestoreBackup ta{sv} 1 2 target s @/target error_strategy s cry", INVALID, "error_strategy"),
-    ("RestoreBackup ta{sv} 1 2 target s @/target atomic b true", INVALID, "atomic"),
+    ("RestoreBackup ta{sv} 1 2 target s @/target atomic b true", INVALID, "atomic and target"),
     ("RestoreServer sta{sv} nowhere 1 1 confirm b true", NOT_FOUND, "nowhere"),
     ("RestoreServer sta{sv} web 1 0", NOT_CONFIRMED, "confirm"),
     ("ExportBackup ta{sv} 1 0", INVALID, "path"),

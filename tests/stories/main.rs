@@ -6,6 +6,7 @@
 mod common;
 
 mod architecture;
+mod atomic;
 mod bad_input;
 mod checkpoints;
 #[cfg(feature = "s3")]

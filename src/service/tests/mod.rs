@@ -214,9 +214,9 @@ fn bad_arguments_are_named_and_change_nothing() {
     refused(service.restore_backup(7, Map::new()), NotFound, "7");
     refused(service.restore_backup(1, map(&[("target", "rel".into())])), InvalidArgument, "target");
     refused(
-        service.restore_backup(1, map(&[("confirm", true.into()), ("atomic", true.into())])),
+        service.restore_backup(1, map(&[("target", data.into()), ("atomic", true.into())])),
         InvalidArgument,
-        "atomic",
+        "atomic and target",
     );
     refused(service.restore_server("data", 7, map(&[("confirm", true.into())])), NotFound, "7");
     refused(service.export_backup(1, Map::new()), InvalidArgument, "path and fd");

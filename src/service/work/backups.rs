@@ -87,7 +87,7 @@ impl Service {
         let through = views.len();
         let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
         crate::catalog::private_dir(&caches)?;
-        let request = BackupRequest {
+        let mut request = BackupRequest {
             paths: paths.clone(),
             views: views.into_iter().map(view).collect(),
             exclude: resource.exclude.clone(),
@@ -103,7 +103,8 @@ impl Service {
             progress.expect(entries, bytes);
         }
         let outcome = archive::backup_into(&open.vault, writer, dumps, &request, progress)?;
-        // What was read is read.
+        // What was read is read; what holds it open keeps it from going.
+        request.views.clear();
         let mut result = serde_json::json!({
             "files": outcome.totals.files, "bytes": outcome.totals.bytes,
             "stored": outcome.stored, "errors": outcome.errors, "paths_from_snapshots": through,

@@ -1,5 +1,6 @@
 //! What each kind of job does, and how its end is written down.
 
+mod atomic;
 mod backups;
 mod checkpoint;
 mod copy;
@@ -62,6 +63,8 @@ pub struct Report {
     events: Vec<Event>,
     /// The vault that should hold a fresh copy of the configuration.
     export: Option<Arc<OpenVault>>,
+    /// A journal that a restart needs until its end is written down.
+    journal: Option<PathBuf>,
 }
 
 /// How a job ended, as it was written down.
@@ -99,6 +102,12 @@ fn error_list(errors: &[PathError]) -> JsonValue {
         .take(LISTED)
         .map(|e| json!({"path": String::from_utf8_lossy(&e.path), "code": e.code, "message": e.message}))
         .collect()
+}
+
+fn forget(journal: &std::path::Path) {
+    if let Err(e) = crate::snapshot::swap::forget(journal) {
+        tracing::warn!("{e}; the next start does it");
+    }
 }
 
 impl Work for Service {
@@ -216,7 +225,12 @@ impl Service {
         });
         drop(order);
         let mut end = match written {
-            Ok(end) => end,
+            Ok(end) => {
+                if let Some(file) = report.journal.take() {
+                    forget(&file);
+                }
+                end
+            }
             Err(e) => {
                 // The next start finds the job open and ends it by what it finds.
                 tracing::error!("the end of job {id} could not be written down: {e}");

@@ -49,7 +49,9 @@ impl Service {
         let whole = transient.as_ref().is_some_and(|t| t.without.is_empty());
         let some = transient.as_ref().is_some_and(Transient::is_useful);
         let mut words = Vec::new();
-        for (path, mount) in resource.paths.iter().filter(|_| images).filter_map(|p| Some((p, volume::mounted(p)?))) {
+        for (path, mount) in
+            resource.paths.iter().filter(|_| images && !whole).filter_map(|p| Some((p, volume::mounted(p)?)))
+        {
             words.push(format!(
                 "{} is mounted at {} and was read as it stood, so it may be of no one moment",
                 path.display(),
@@ -86,6 +88,10 @@ impl Service {
         if moment.transient.as_ref().is_some_and(|t| t.without.is_empty()) {
             moment.let_go();
         }
+        if let Some(transient) = &mut moment.transient {
+            transient.open();
+        }
+        required(&moment.transient)?;
         Ok(moment)
     }
 }

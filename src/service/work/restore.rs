@@ -15,6 +15,9 @@ use crate::service::restores::volumes;
 
 impl Service {
     pub(super) fn run_restore(&self, job: &Job, task: &RestoreTask, progress: &Arc<Progress>) -> Result<Report> {
+        if task.atomic {
+            return self.run_atomic_restore(job, task, progress);
+        }
         let row = self.backup_of_job(job)?;
         let open = self.vault_to_read(job)?;
         let manifest = self.manifest(&open.vault, &row)?;

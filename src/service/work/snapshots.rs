@@ -16,8 +16,7 @@ use crate::service::snapshots::engines;
 use crate::service::units::{Action, Pause};
 use crate::service::{Event, ObjectKind, Service};
 use crate::snapshot::swap::{Phase, Swap};
-use crate::snapshot::{self, FORMAT, Marker, Store, Taking, Whose};
-use crate::source::mounts;
+use crate::snapshot::{self, FORMAT, Marker, Taking, Whose};
 
 /// How many paths a message names.
 const NAMED: usize = 5;
@@ -137,7 +136,7 @@ impl Service {
     }
 
     /// The journal of a restore.
-    fn swap_file(&self, job: u64) -> PathBuf {
+    pub(super) fn swap_file(&self, job: u64) -> PathBuf {
         self.options.state_dir.join(format!("{}{job}{}", SWAP.0, SWAP.1))
     }
 
@@ -146,40 +145,66 @@ impl Service {
         let running = self.units_to_hold(&resource.units, Action::Stop)?;
         let units = running.as_slice();
         let mut swap = Swap::stage(&self.swap_file(job.id), row.uuid, &row.parts, progress)?;
-        let done = progress.check().and_then(|()| self.stop_units(job.id, units)).and_then(|()| swap.exchange());
-        // Whatever came of it, they run again; if they do not on what they found, what was there
-        // before is better.
-        let started = self.start_units(job.id, units);
-        let failed = match (done, started) {
-            (Ok(()), Ok(())) => None,
-            (Ok(()), Err(e)) => {
-                let e = e.context("the units do not start with the snapshot, and what was there before was put back");
-                let back = self.stop_units(job.id, units).and_then(|()| swap.back());
-                Some(match back.and_then(|()| self.start_units(job.id, units)) {
-                    Ok(()) => e,
-                    Err(worse) => e.context(worse),
-                })
-            }
-            (Err(e), Ok(())) => Some(e),
-            (Err(e), Err(worse)) => Some(e.context(worse)),
-        };
-        if let Some(e) = failed {
-            if swap.phase() == Phase::Staging
-                && let Err(left) = swap.abandon()
-            {
-                tracing::warn!("what was staged for the restore of snapshot {} is left: {left}", row.id);
-            }
+        if let Err(e) = self.swap_in(job.id, units, &mut swap, progress, || Ok(()), "with the snapshot") {
+            self.abandon(job.id, swap);
             return Err(e);
         }
         let mut result = json!({ "snapshot": row.id, "units_stopped": units.len() });
         if resource.units.is_empty() {
             result["message"] = "no units were stopped".into();
         }
-        if let Err(left) = swap.finish() {
-            tracing::warn!("what the restore of snapshot {} replaced is not all removed: {left}", row.id);
-            result["message"] = format!("what was replaced is not all removed: {left}").into();
+        let journal = self.finish(job.id, swap, &mut result);
+        Ok(Report { journal, ..Report::of(result) })
+    }
+
+    /// Removes what was replaced, and says of which journal nothing is left to be done.
+    pub(super) fn finish(&self, job: u64, swap: Swap, result: &mut serde_json::Value) -> Option<PathBuf> {
+        match swap.finish() {
+            Ok(()) => Some(self.swap_file(job)),
+            Err(left) => {
+                tracing::warn!("what job {job} replaced is not all removed, the next start tries again: {left}");
+                result["message"] = format!("what was replaced is not all removed: {left}").into();
+                None
+            }
         }
-        Ok(Report::of(result))
+    }
+
+    /// Stops units, puts what was staged in place where it is still `ready` to be, and starts them.
+    pub(super) fn swap_in(
+        &self,
+        job: u64,
+        units: &[String],
+        swap: &mut Swap,
+        progress: &Progress,
+        ready: impl FnOnce() -> Result<()>,
+        with: &str,
+    ) -> Result<()> {
+        let stopped = progress.check().and_then(|()| self.stop_units(job, units));
+        let done = stopped.and_then(|()| ready()).and_then(|()| swap.exchange());
+        // Whatever came of it, they run again; if they do not on what they found, what was there
+        // before is better.
+        match (done, self.start_units(job, units)) {
+            (Ok(()), Ok(())) => Ok(()),
+            (Ok(()), Err(e)) => {
+                let e = e.context(format!("the units do not start {with}, and what was there before was put back"));
+                let back = self.stop_units(job, units).and_then(|()| swap.back());
+                Err(match back.and_then(|()| self.start_units(job, units)) {
+                    Ok(()) => e,
+                    Err(worse) => e.context(worse),
+                })
+            }
+            (Err(e), Ok(())) => Err(e),
+            (Err(e), Err(worse)) => Err(e.context(worse)),
+        }
+    }
+
+    /// Removes what was staged, unless some of it is in place.
+    pub(super) fn abandon(&self, job: u64, swap: Swap) {
+        if swap.phase() == Phase::Staging
+            && let Err(left) = swap.abandon()
+        {
+            tracing::warn!("what was staged for job {job} is left: {left}");
+        }
     }
 
     /// Finishes restores that were interrupted, or puts back what they had begun. Answers with the
@@ -188,6 +213,11 @@ impl Service {
         let mut found = BTreeMap::new();
         for entry in std::fs::read_dir(&self.options.state_dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
+            if name.to_str().is_some_and(|n| n.starts_with(SWAP.0) && n.ends_with(".new")) {
+                // One that was not written to its end says nothing yet.
+                let _ = std::fs::remove_file(entry.path());
+                continue;
+            }
             let number = name.to_str().and_then(|n| n.strip_prefix(SWAP.0)?.strip_suffix(SWAP.1)?.parse::<u64>().ok());
             let Some(job) = number else { continue };
             crate::host::notify::starting(&format!("recovering the restore of job {job}"));
@@ -201,6 +231,13 @@ impl Service {
             }
         }
         found
+    }
+
+    /// Lets go of the journals of restores that did all they should, once their jobs say so.
+    pub(in crate::service) fn forget_swaps(&self, swaps: &BTreeMap<u64, Result<()>>) {
+        for (job, _) in swaps.iter().filter(|(_, done)| done.is_ok()) {
+            super::forget(&self.swap_file(*job));
+        }
     }
 
     fn recover_swap(&self, file: &std::path::Path) -> Result<bool> {
@@ -218,11 +255,8 @@ impl Service {
     /// Finds out whether a snapshot that had begun is there, and removes what there is if not.
     pub(in crate::service) fn settle_snapshot(&self, id: u64) -> Result<Option<Marker>> {
         let row = self.catalog.read(|r| r.need::<Snapshot>(id))?;
-        let stores = Store::all(&mounts::all()?);
-        let mut markers = Vec::new();
-        for store in &stores {
-            markers.extend(store.marker(row.uuid)?.map(|marker| (store.uuid, marker)));
-        }
+        let mut markers = snapshot::markers()?;
+        markers.retain(|(_, marker)| marker.uuid == row.uuid);
         if let Some((_, marker)) = markers.first()
             && marker.parts.iter().all(|part| markers.iter().any(|(store, _)| *store == part.store))
         {

@@ -95,6 +95,11 @@ pub(super) fn set_mtime(dir: &OwnedFd, (sec, nsec): (i64, u32)) -> rustix::io::R
 }
 
 impl Change {
+    /// A change of which only the place is known.
+    pub fn new(path: PathBuf, dir: PathBuf, whole: bool) -> Self {
+        Self { path, dir, whole, entries: Vec::new(), nested: Vec::new(), times: None }
+    }
+
     /// Makes the tree, and finds out what belongs where.
     pub fn fill(&mut self, stage: &Stage, part: &Part, taken: &Taken<'_>, progress: &Progress) -> Result<()> {
         let what = || format!("cannot stage {}", part.path.display());
@@ -112,6 +117,14 @@ impl Change {
             let mtime = |file: &OwnedFd| Stat::of(file).map(|s| (s.mtime.sec, s.mtime.nsec));
             self.times = Some((mtime(&stage.dir).at(what)?, mtime(&source).at(what)?));
         }
+        self.settle(stage, names)
+    }
+
+    /// Finds out what belongs where, once the tree is there.
+    pub fn settle(&mut self, stage: &Stage, mut names: BTreeSet<Vec<u8>>) -> Result<()> {
+        let what = || format!("cannot stage {}", self.path.display());
+        let name = self.path.file_name().map(OsStr::as_bytes).unwrap_or_default().to_vec();
+        let (mut entries, mut stays) = (Vec::new(), Vec::new());
         for nested in self.find_nested(stage, &name).at(what)? {
             let (above, leaf) = split(&nested);
             if !self.whole && above.is_empty() {
@@ -119,7 +132,7 @@ impl Change {
                 names.remove(leaf);
                 continue;
             }
-            let nested_path = || part.path.join(OsStr::from_bytes(&nested));
+            let nested_path = || self.path.join(OsStr::from_bytes(&nested));
             let there = self.base(&stage.dir, &name).and_then(|base| below(base, &nested)).at(what)?;
             if ioctl::subvolume(there).at(what)?.read_only {
                 return Err(Error::invalid_state(format!(
@@ -138,14 +151,15 @@ impl Change {
                     nested_path().display()
                 )));
             }
-            self.nested.push(slashed(&nested));
+            stays.push(slashed(&nested));
         }
         for name in names {
             let (old, new) = (token(&stage.dir, &name).at(what)?, token(&stage.other, &name).at(what)?);
             let time = |dir: &OwnedFd| Stat::at(dir, &name).map_or((0, 0), |s| (s.mtime.sec, s.mtime.nsec));
             let (old_time, new_time) = (time(&stage.dir), time(&stage.other));
-            self.entries.push(Entry { name: slashed(&name), old, new, old_time, new_time });
+            entries.push(Entry { name: slashed(&name), old, new, old_time, new_time });
         }
+        (self.entries, self.nested) = (entries, stays);
         Ok(())
     }
 

@@ -1,8 +1,9 @@
 //! The steps by which a snapshot is put in place of what is there.
 //!
-//! Stage: a tree of every path is made beside it, out of the snapshot. Exchange: the trees take the
-//! places of the paths by renames alone, and what was there takes theirs. Finish: what was replaced
-//! is removed. Until then all of it can go back.
+//! Stage: a tree of every path is made beside it, out of the snapshot, or by whoever restores a
+//! backup. Exchange: the trees take the places of the paths by renames alone, and what was there takes
+//! theirs. Finish: what was replaced is removed. Until then all of it can go back. Volumes are
+//! exchanged as a whole (`thin::switch`), in the same steps.
 //!
 //! A journal says before every step how far it is, and which inodes belong where; so after a crash
 //! [`Swap::open`] finds out from the file system itself what has been exchanged and what has not.
@@ -13,9 +14,12 @@
 //! | `Swapping` | some of both | puts all back, then as above |
 //! | `Swapped` | the snapshot | removes what was replaced |
 //!
+//! It goes last, when the job's own row says how it ended: until then it is what that is known from.
+//!
 //! The root of a mount cannot be exchanged: there the entries in it are, one by one.
 
 mod change;
+mod tree;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -31,6 +35,7 @@ use super::engine::Taken;
 use super::ioctl;
 use super::store::{is_private, part_name};
 use super::take::open_part;
+use super::thin::switch::Switch;
 use super::{Kind, Part, Place, place, remove};
 use crate::model::{Error, IoContext, Progress, Result};
 use crate::restore::dir::open_dir;
@@ -38,6 +43,7 @@ use crate::source::Stat;
 use crate::source::mounts::{self, Mount, MountKind};
 
 use change::{Change, Stage, set_mtime};
+pub use tree::{check as check_trees, stage as stage_trees};
 
 /// How the names of stages begin.
 pub const STAGE: &str = ".strongroom-restore-";
@@ -62,6 +68,8 @@ struct Journal {
     phase: Phase,
     stage: Uuid,
     changes: Vec<Change>,
+    #[serde(default)]
+    volumes: Vec<Switch>,
 }
 
 /// Trees on their way into their places.
@@ -73,10 +81,23 @@ pub struct Swap {
     stages: Vec<Option<Stage>>,
 }
 
+/// Removes a journal that nobody needs any more.
+pub fn forget(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("cannot remove {}", file.display()), &e))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Says beforehand why a snapshot cannot be put in place.
 pub fn check(snapshot: Uuid, parts: &[Part]) -> Result<()> {
     let mounts = mounts::all()?;
-    parts.iter().try_for_each(|part| {
+    parts.iter().enumerate().try_for_each(|(number, part)| {
+        if part.engine == Kind::Thin {
+            return Switch::plan(Uuid::nil(), number, snapshot, part, &mounts).map(drop);
+        }
         open_part(&mounts, snapshot, part)?;
         target(part, &mounts).map(drop)
     })
@@ -125,9 +146,15 @@ fn target(part: &Part, mounts: &[Mount]) -> Result<(OwnedFd, PathBuf, bool)> {
 impl Swap {
     /// Makes the trees beside what they are to replace. Cancelled or failed, it leaves nothing.
     pub fn stage(file: &Path, snapshot: Uuid, parts: &[Part], progress: &Progress) -> Result<Self> {
-        let journal = Journal { phase: Phase::Staging, stage: Uuid::new_v4(), changes: Vec::new() };
+        Self::begin(file, |swap| swap.prepare(snapshot, parts, progress))
+    }
+
+    /// Has a swap be prepared; where that fails, nothing is left.
+    fn begin(file: &Path, prepare: impl FnOnce(&mut Self) -> Result<()>) -> Result<Self> {
+        let (changes, volumes) = (Vec::new(), Vec::new());
+        let journal = Journal { phase: Phase::Staging, stage: Uuid::new_v4(), changes, volumes };
         let mut swap = Self { file: file.to_owned(), journal, stages: Vec::new() };
-        match swap.prepare(snapshot, parts, progress) {
+        match prepare(&mut swap) {
             Ok(()) => Ok(swap),
             Err(e) => {
                 if let Err(left) = swap.abandon() {
@@ -141,20 +168,26 @@ impl Swap {
     fn prepare(&mut self, snapshot: Uuid, parts: &[Part], progress: &Progress) -> Result<()> {
         let mounts = mounts::all()?;
         let mut dirs = Vec::new();
-        for part in parts {
+        let (volumes, trees): (Vec<_>, Vec<_>) = parts.iter().enumerate().partition(|(_, p)| p.engine == Kind::Thin);
+        for (number, part) in &volumes {
+            let switch = Switch::plan(self.journal.stage, *number, snapshot, part, &mounts)?;
+            self.journal.volumes.push(switch);
+        }
+        for (_, part) in &trees {
             let (handle, dir, whole) = target(part, &mounts)?;
-            let path = part.path.clone();
-            let times = None;
-            self.journal.changes.push(Change { path, dir, whole, entries: Vec::new(), nested: Vec::new(), times });
+            self.journal.changes.push(Change::new(part.path.clone(), dir, whole));
             dirs.push(handle);
         }
         // Before the first stage is made, so that all of them are found.
         self.save()?;
-        for (index, (part, dir)) in parts.iter().zip(dirs).enumerate() {
+        for (switch, (_, part)) in self.journal.volumes.iter_mut().zip(volumes) {
+            switch.make(snapshot, part)?;
+        }
+        for (index, ((number, part), dir)) in trees.into_iter().zip(dirs).enumerate() {
             let snapshot = open_part(&mounts, snapshot, part)?;
-            let stage = self.make_stage(dir, part)?;
+            let stage = self.make_stage(dir, &part.path)?;
             let Some(change) = self.journal.changes.get_mut(index) else { continue };
-            let name = part_name(index);
+            let name = part_name(number);
             let taken = Taken { dir: &snapshot, name: &name, path: &part.path };
             change.fill(&stage, part, &taken, progress)?;
             self.stages.push(Some(stage));
@@ -167,8 +200,8 @@ impl Swap {
         format!("{STAGE}{}", self.journal.stage.simple())
     }
 
-    fn make_stage(&self, dir: OwnedFd, part: &Part) -> Result<Stage> {
-        let what = || format!("cannot make a directory beside {}", part.path.display());
+    fn make_stage(&self, dir: OwnedFd, path: &Path) -> Result<Stage> {
+        let what = || format!("cannot make a directory beside {}", path.display());
         let name = self.stage_name();
         let before = Stat::of(&dir).at(what)?.mtime;
         // Several paths may be in one directory.
@@ -181,7 +214,7 @@ impl Swap {
         }
         let stage = open_dir(&dir, name.as_bytes()).at(what)?;
         if !is_private(&stage).at(what)? {
-            return Err(Error::failed(format!("somebody exchanged what was made beside {}", part.path.display())));
+            return Err(Error::failed(format!("somebody exchanged what was made beside {}", path.display())));
         }
         // Where there are none there is nothing to take away.
         let _ = fremovexattr(&stage, "system.posix_acl_default");
@@ -247,21 +280,28 @@ impl Swap {
             change.turn(stage, forward).map_err(|e| e.context(change.path.display()))?;
             syncfs(&stage.dir).at(|| format!("cannot write {} to disk", change.dir.display()))?;
         }
-        Ok(())
+        self.journal.volumes.iter().try_for_each(|switch| switch.turn(forward))
     }
 
-    /// Removes what was replaced; an error says what is left.
+    /// Removes what was replaced; an error says what is left. The journal stays until it is known
+    /// elsewhere that all is done ([`forget`]); to finish again does no harm.
     pub fn finish(self) -> Result<()> {
         for (change, stage) in self.journal.changes.iter().zip(&self.stages) {
             if let Some(stage) = stage.as_ref().filter(|_| !change.whole) {
                 change.become_like(stage)?;
             }
         }
-        self.abandon()
+        self.clear()
     }
 
-    /// Removes the stages with all that is in them.
+    /// Removes the stages with all that is in them, and the journal.
     pub fn abandon(self) -> Result<()> {
+        let file = self.file.clone();
+        self.clear()?;
+        forget(&file)
+    }
+
+    fn clear(self) -> Result<()> {
         let name = self.stage_name();
         drop(self.stages);
         for change in &self.journal.changes {
@@ -273,12 +313,7 @@ impl Swap {
                 set_mtime(&dir, (before.mtime.sec, before.mtime.nsec)).at(what)?;
             }
         }
-        match std::fs::remove_file(&self.file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("cannot remove {}", self.file.display()), &e))
-            }
-            _ => Ok(()),
-        }
+        self.journal.volumes.iter().try_for_each(Switch::clean)
     }
 
     /// What a daemon that was killed left; `None` where there is no journal.
