@@ -21,7 +21,7 @@ use super::{BackupOutcome, BackupRequest};
 use crate::model::{Error, Id, Progress, Result};
 use crate::source::mounts::MountKind;
 use crate::source::stat::Type;
-use crate::source::{Excludes, Mounts, Owners, Stat, cachedir, capture};
+use crate::source::{Excludes, Mounts, Owners, Stat, cachedir, capture, names};
 use crate::vault::seal::Class;
 use crate::vault::tree::entry::NAME_MAX;
 use crate::vault::tree::{Content, Entry, Kind, Link, Metadata, Origin, Time, content};
@@ -354,7 +354,7 @@ impl<'a> Walker<'a> {
         above: Option<&Stat>,
     ) -> Result<Option<Frame>> {
         self.context.progress.set_current(&String::from_utf8_lossy(&path));
-        let listed = self.metadata(&fd, &stat).and_then(|meta| Ok((meta, names(&fd)?)));
+        let listed = self.metadata(&fd, &stat).and_then(|meta| Ok((meta, names::sorted(&fd)?)));
         let (meta, mut names) = match listed {
             Ok(listed) => listed,
             Err(e) => {
@@ -596,22 +596,4 @@ impl<'a> Walker<'a> {
         }
         Ok(())
     }
-}
-
-/// The names in a directory, sorted.
-fn names(fd: &Arc<OwnedFd>) -> Result<Vec<Vec<u8>>, Errno> {
-    let mut buffer = Vec::with_capacity(64 << 10);
-    let mut dir = rustix::fs::RawDir::new(fd, buffer.spare_capacity_mut());
-    let mut names = Vec::new();
-    while let Some(entry) = dir.next() {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if name != b"." && name != b".." {
-            names.push(name.to_vec());
-        }
-    }
-    // A name that is replaced while a directory is read may be listed twice.
-    names.sort_unstable();
-    names.dedup();
-    Ok(names)
 }

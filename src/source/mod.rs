@@ -6,6 +6,7 @@ pub mod database;
 pub mod excludes;
 pub mod file;
 pub mod mounts;
+pub mod names;
 pub mod owners;
 pub mod stat;
 pub mod users;
