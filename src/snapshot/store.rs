@@ -11,9 +11,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, Mode, OFlags, Timespec, Timestamps, fchmod, fstat, fsync, futimens, mkdirat, openat, renameat, unlinkat,
+    AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, fchmod, flock, fstat, fsync, futimens, mkdirat,
+    openat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 use serde::de::DeserializeOwned;
@@ -34,6 +36,9 @@ const MARKER: &str = "snapshot.json";
 const README: &str = "README";
 const ABOUT: &str = "Snapshots that Strongroom took of what lies on this file system. List, restore and delete them\n\
                      with `strongroom snapshot`; each directory here is one of them, and its snapshot.json says of what.\n";
+/// So long another daemon may take to make a store, or to remove one.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// No file of ours is longer.
 const LONGEST: u64 = 1 << 20;
 
@@ -60,6 +65,19 @@ static CHANGING: Mutex<()> = Mutex::new(());
 
 fn changing() -> MutexGuard<'static, ()> {
     CHANGING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The same against another daemon, as `--private` starts one: the root of the mount is locked as
+/// long as this is kept. Somebody who keeps it locked for other reasons is not waited for long.
+fn alone(root: OwnedFd) -> Option<OwnedFd> {
+    for _ in 0..LOCK_TRIES {
+        match flock(&root, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(root),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => std::thread::sleep(LOCK_PAUSE),
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// Whether a directory is root's alone, so that nobody else can have put anything into it.
@@ -120,6 +138,7 @@ impl Store {
     /// The store at the root of a mount, made if there is none, and the directory of a snapshot in it.
     pub fn begin(mount: &Mount, snapshot: Uuid) -> Result<(Self, OwnedFd)> {
         let _alone = changing();
+        let _locked = Self::root(mount)?.and_then(alone);
         let store = Self::make(mount)?;
         let name = snapshot.to_string();
         let what = || format!("cannot make {}", store.path().join(&name).display());
@@ -248,6 +267,7 @@ impl Store {
     /// Removes the store itself once nothing is in it.
     fn tidy(&self) -> rustix::io::Result<()> {
         let _alone = changing();
+        let _locked = alone(open_dir(&self.root, b".")?);
         remove_empty(&self.root, &self.dir)
     }
 }
@@ -258,6 +278,8 @@ pub fn sweep() -> Result<()> {
     for mount in mounts::all()?.iter().filter(|m| m.kind == MountKind::Real && !m.fs.starts_with("fuse")) {
         let Ok(Some(root)) = Store::root(mount) else { continue };
         let Ok(dir) = open_dir(&root, DIR.as_bytes()) else { continue };
+        // Whoever has it locked is at work in it.
+        let Some(_locked) = open_dir(&root, b".").ok().and_then(alone) else { continue };
         let swept = fstat(&dir).and_then(|stat| {
             let ours = stat.st_uid == rustix::process::geteuid().as_raw();
             if ours { remove_empty(&root, &dir) } else { Ok(()) }

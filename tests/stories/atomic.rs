@@ -139,9 +139,9 @@ fn an_atomic_restore_is_refused_where_it_is_not_possible() {
     refused(&sub, STATE, &["root of a mount"]);
     sh(&path, "umount sub");
     // A database in it comes back from its dump.
-    let database = format!("databases aa{{sv}} 1 2 kind s sqlite path s {}", path.join("app.db").display());
+    let database = format!("databases aa{{sv}} 1 2 kind s sqlite path s {}", path.join("file").display());
     daemon.ok(&format!("UpdateResource sa{{sv}} web 1 {database}"));
-    refused(both, INVALID, &["data/app.db", "from its dump"]);
+    refused(both, INVALID, &["data/file", "from its dump"]);
     daemon.ok("UpdateResource sa{sv} web 1 databases aa{sv} 0");
     // Somebody uses it.
     let held = std::fs::File::open(path.join("file")).unwrap();
