@@ -7,6 +7,7 @@ use rustix::fs::{SeekFrom, ftruncate, seek};
 use rustix::io::{Errno, pread, pwrite};
 use sha2::{Digest, Sha256};
 
+use super::writeback;
 use crate::model::{Error, Id, IoContext, Progress, Result};
 use crate::vault::tree::{Content, Part};
 use crate::vault::{Reader, Vault};
@@ -73,11 +74,21 @@ impl Layout {
             self.parts.iter().scan(0, |at, part| Some(std::mem::replace(at, *at + part.len))).collect();
         let parts: Vec<_> = starts.into_iter().zip(&self.parts).collect();
         if self.size <= SHARED {
-            return self.write_parts(reader, &file, &parts, 1, progress);
+            self.write_parts(reader, &file, &parts, 1, progress)?;
+            writeback::begin(&file, 0, self.size);
+            return Ok(());
         }
         for parts in parts.chunks(WINDOW) {
             let reader = reader.of(parts.iter().map(|(_, part)| part.id));
             self.write_parts(&reader, &file, parts, workers, progress)?;
+            // A length of 0 would be all of the file.
+            let end = |(start, part): &(u64, &Part)| start + part.len;
+            if let (Some((from, _)), Some(last)) = (parts.first(), parts.last()) {
+                let (from, to) = (self.places(*from, 1).next(), self.places(end(last) - 1, 1).last());
+                if let (Some((from, _)), Some((to, _))) = (from, to) {
+                    writeback::begin(&file, from, to.saturating_sub(from));
+                }
+            }
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ pub mod tar;
 pub mod volume;
 mod walk;
 pub mod whole;
+mod writeback;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
