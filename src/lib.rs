@@ -8,6 +8,8 @@ pub mod bus;
 pub mod catalog;
 pub mod cli;
 pub mod daemon;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod host;
 pub mod jobs;
 pub mod model;

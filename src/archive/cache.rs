@@ -92,7 +92,7 @@ pub fn encode_block(path: &[u8], entries: &[(Key, &Entry)]) -> Vec<u8> {
     w.bytes
 }
 
-fn decode_block(bytes: &[u8]) -> Result<(Vec<u8>, Block)> {
+pub(crate) fn decode_block(bytes: &[u8]) -> Result<(Vec<u8>, Block)> {
     let mut r = Reader::new(bytes, "a change cache");
     let path = r.bytes()?.to_vec();
     let leaves = r.count(1)?;

@@ -19,13 +19,13 @@ mod archive;
 pub mod backup;
 mod content;
 mod folder;
-mod line;
+pub(crate) mod line;
 pub mod manifest;
 mod put;
 pub mod restore;
 pub mod source;
 mod sums;
-mod unpack;
+pub(crate) mod unpack;
 mod walk;
 mod work;
 
