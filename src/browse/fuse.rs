@@ -26,7 +26,7 @@ use super::attr::{Attr, system_time};
 use super::fail::{Answer, Fail};
 use super::ino::Ino;
 use super::pool::Pool;
-use super::view::View;
+use super::view::{Row, View};
 use super::virtuals::Change;
 use super::watch::{Pending, Refuse, Watch};
 
@@ -134,7 +134,23 @@ impl Inner {
 }
 
 fn ttl(ino: Ino) -> Duration {
-    if ino.is_virtual() || ino.number() == 0 { SHORTLY } else { FOREVER }
+    if ino.is_versions() {
+        // Who may enter, and what there is, depends on all backups at the moment.
+        Duration::ZERO
+    } else if ino.is_virtual() || ino.number() == 0 || ino.linked_from().is_some() {
+        SHORTLY
+    } else {
+        FOREVER
+    }
+}
+
+fn add(reply: &mut ReplyDirectory, row: &Row<'_>) -> bool {
+    !reply.add(INodeNo(row.attr.ino.0), row.cookie, kind(&row.attr), OsStr::from_bytes(row.name))
+}
+
+fn add_plus(reply: &mut ReplyDirectoryPlus, row: &Row<'_>, ttl: Duration) -> bool {
+    let attr = file_attr(&row.attr);
+    !reply.add(attr.ino, row.cookie, OsStr::from_bytes(row.name), &ttl, &attr, Generation(0))
 }
 
 fn kind(attr: &Attr) -> FileType {
@@ -186,6 +202,8 @@ impl Filesystem for Fs {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_PARALLEL_DIROPS,
             InitFlags::FUSE_CACHE_SYMLINKS,
+            // Listings of versions are kept until the directory's time changes.
+            InitFlags::FUSE_AUTO_INVAL_DATA,
             InitFlags::FUSE_NO_OPEN_SUPPORT,
             InitFlags::FUSE_NO_OPENDIR_SUPPORT,
             InitFlags::FUSE_POSIX_ACL,
@@ -202,6 +220,13 @@ impl Filesystem for Fs {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
+        if parent.is_versions() {
+            let work =
+                move |view: &View| view.past(parent)?.lookup(&name).ok_or(Fail::Errno(nix::errno::Errno::ENOENT));
+            return self.0.wait(parent, reply, work, |reply, attr| {
+                reply.entry(&Duration::ZERO, &file_attr(&attr), Generation(0));
+            });
+        }
         let ask = move |view: &View, _: &mut ReplyEntry| view.lookup(parent, &name);
         self.0.answer(parent, reply, ask, |reply, found| match found {
             Some(attr) => reply.entry(&ttl(attr.ino), &file_attr(&attr), Generation(0)),
@@ -214,14 +239,11 @@ impl Filesystem for Fs {
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let ino = Ino(ino.0);
-        self.0.answer(
-            ino,
-            reply,
-            move |view, _| view.getattr(ino),
-            move |reply, attr| {
-                reply.attr(&ttl(ino), &file_attr(&attr));
-            },
-        );
+        let send = move |reply: ReplyAttr, attr| reply.attr(&ttl(ino), &file_attr(&attr));
+        if ino.is_versions() {
+            return self.0.wait(ino, reply, move |view| Ok(view.past(ino)?.attr), send);
+        }
+        self.0.answer(ino, reply, move |view, _| view.getattr(ino), send);
     }
 
     fn readlink(&self, _req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -274,20 +296,41 @@ impl Filesystem for Fs {
 
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         let ino = Ino(ino.0);
-        let ask = move |view: &View, reply: &mut ReplyDirectory| {
-            view.list(ino, offset, &mut |row| {
-                !reply.add(INodeNo(row.attr.ino.0), row.cookie, kind(&row.attr), OsStr::from_bytes(row.name))
-            })
-        };
+        if ino.is_versions() {
+            return self.0.wait(
+                ino,
+                reply,
+                move |view| view.past(ino),
+                move |mut reply, past| {
+                    past.list(offset, &mut |row| add(&mut reply, &row));
+                    reply.ok();
+                },
+            );
+        }
+        let ask = move |view: &View, reply: &mut ReplyDirectory| view.list(ino, offset, &mut |row| add(reply, &row));
         self.0.answer(ino, reply, ask, |reply, ()| reply.ok());
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let ino = Ino(ino.0);
+        if ino.is_versions() {
+            return self.0.wait(
+                ino,
+                reply,
+                move |view| view.past(ino),
+                move |mut reply, past| {
+                    past.list(offset, &mut |row| {
+                        let ttl = if row.sure { SHORTLY } else { Duration::ZERO };
+                        add_plus(&mut reply, &row, ttl)
+                    });
+                    reply.ok();
+                },
+            );
+        }
         let ask = move |view: &View, reply: &mut ReplyDirectoryPlus| {
             view.list(ino, offset, &mut |row| {
-                let (attr, ttl) = (file_attr(&row.attr), if row.sure { ttl(row.attr.ino) } else { Duration::ZERO });
-                !reply.add(attr.ino, row.cookie, OsStr::from_bytes(row.name), &ttl, &attr, Generation(0))
+                let ttl = if row.sure { ttl(row.attr.ino) } else { Duration::ZERO };
+                add_plus(reply, &row, ttl)
             })
         };
         self.0.answer(ino, reply, ask, |reply, ()| reply.ok());

@@ -6,7 +6,8 @@
 //! ```text
 //! client ── protocol ── server ── view ── world       the few directories that change
 //!                          │        ├── tree ── sheet  a backup's tree: numbers, names, links
-//!                        mount      └── file ── ahead  a file's bytes, holes and read-ahead
+//!                        mount      ├── versions       what all backups have at a path
+//!                          │        └── file ── ahead  a file's bytes, holes and read-ahead
 //!                          │
 //!                        fuse: translates between the kernel and view
 //! ```
@@ -32,6 +33,7 @@ mod sheet;
 mod source;
 mod tree;
 mod types;
+mod versions;
 mod view;
 mod virtuals;
 mod watch;

@@ -22,7 +22,7 @@ use super::mount::short;
 use super::types::{BackupView, VaultAccess};
 
 /// A process of another version is asked to stop, and replaced.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// The longest line: a million backups fit.
 const LONGEST: u64 = 1 << 30;

@@ -69,6 +69,9 @@ pub struct BackupView {
     pub project: String,
     /// The resource's name.
     pub resource: String,
+    /// The other machine that made it, by a name, and the project's name there.
+    #[serde(default)]
+    pub machine: Option<(String, String)>,
     /// The checkpoint that it belongs to.
     pub checkpoint: Option<u64>,
     /// When the backup was made.
@@ -92,6 +95,10 @@ impl BackupView {
     pub fn check(&self) -> Result<()> {
         name::check("project", &self.project)?;
         name::check("resource", &self.resource)?;
+        if let Some((machine, project)) = &self.machine {
+            name::check("machine", machine)?;
+            name::check("project", project)?;
+        }
         if self.totals.entries >= MAX_NUMBER {
             return Err(Error::damaged(format!(
                 "backup {} claims {} entries, more than any backup can have",

@@ -1,7 +1,7 @@
 //! The file system's answers, in its own terms.
 //!
-//! All but [`View::read`], [`View::seek`] and [`View::load`] answer from memory or say what is
-//! missing; those three wait for the vault.
+//! All but [`View::read`], [`View::seek`], [`View::load`] and [`View::past`] answer from memory or say
+//! what is missing; those four wait for the vault.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -23,6 +23,7 @@ use super::sheet::Sheets;
 use super::source::{TreeSource, VaultSource};
 use super::tree::Dir;
 use super::types::{BackupView, Policy, VaultAccess};
+use super::versions::{self, Past, Pasts};
 use super::virtuals::Change;
 use super::world::{Mounted, World};
 
@@ -32,6 +33,12 @@ const MAPS: usize = 32 << 20;
 /// A request asks for no more nodes than this one after another; a path that needs more is not
 /// of this world.
 const PATIENCE: usize = 100_000;
+
+/// In every archived directory: a link to the versions of what is in it. It is never listed.
+const LINK: &[u8] = b".versions";
+
+/// Paths are not longer than this.
+const PATH_MAX: usize = 4095;
 
 /// One name in a listing.
 pub struct Row<'a> {
@@ -51,6 +58,7 @@ pub struct View {
     sources: Mutex<HashMap<Uuid, Arc<VaultSource>>>,
     sheets: Arc<Sheets>,
     maps: Cache<Ino, Arc<FileMap>>,
+    pasts: Pasts,
     ahead: Ahead,
 }
 
@@ -62,6 +70,7 @@ impl View {
             sources: Mutex::default(),
             sheets: Arc::default(),
             maps: Cache::new(MAPS),
+            pasts: versions::pasts(),
             ahead: Ahead::new(threads)?,
         })
     }
@@ -86,12 +95,20 @@ impl View {
         let dir = dirs.last().copied().unwrap_or(mounted.tree.root());
         match mounted.tree.by_name(&dir, name)? {
             Some(spot) => entry_attr(&mounted, parent, &dirs, spot.number, spot.entry()?).map(Some),
+            None if name == LINK => match parent.versions_link() {
+                Some(link) => self.getattr(link).map(Some),
+                None => Ok(None),
+            },
             None => Ok(None),
         }
     }
 
-    /// The attributes of an inode.
+    /// The attributes of an inode that is no directory of versions.
     pub fn getattr(&self, ino: Ino) -> Answer<Attr> {
+        if let Some(dir) = ino.linked_from() {
+            let created = self.mounted(dir)?.created;
+            return Ok(Attr::symlink(ino, &self.way_to_versions(dir)?, created));
+        }
         if ino.is_virtual() || ino.number() == 0 {
             return virtual_attr(&self.world(), ino);
         }
@@ -112,8 +129,41 @@ impl View {
         if entry.kind == Kind::Unread { Err(Fail::Errno(Errno::ENOENT)) } else { look(&mounted, &dir, entry) }
     }
 
+    /// The way from an archived directory to the versions of what is in it.
+    fn way_to_versions(&self, dir: Ino) -> Answer<Vec<u8>> {
+        let mounted = self.mounted(dir)?;
+        let dirs = mounted.tree.dirs(dir.number())?;
+        let (depth, top) = self.world().way_to_versions(dir.slot()).ok_or(Errno::ESTALE)?;
+        let mut way = b"../".repeat(depth + dirs.len() - 1);
+        way.extend_from_slice(top.as_bytes());
+        for dir in dirs.iter().skip(1) {
+            way.push(b'/');
+            way.extend_from_slice(&mounted.tree.place(dir.number)?.spot.entry()?.name);
+        }
+        if way.len() > PATH_MAX { Err(Fail::Errno(Errno::ENAMETOOLONG)) } else { Ok(way) }
+    }
+
+    /// What all backups of a resource have at a path. Waits for the vault.
+    pub fn past(&self, ino: Ino) -> Answer<Arc<Past>> {
+        let (generation, mounted, (backups, changed), above) = {
+            let world = self.world();
+            let mounted = world.mounted(ino.slot()).cloned().ok_or(Errno::ESTALE)?;
+            let backups = world.siblings(&mounted);
+            (world.generation(), mounted, backups, world.parent(ino.slot()))
+        };
+        if let Some(past) = self.pasts.get(&(generation, ino)) {
+            return Ok(past);
+        }
+        let past = Arc::new(versions::past(self, ino, &mounted, &backups, (above, changed))?);
+        self.pasts.put((generation, ino), past.clone(), past.weight());
+        Ok(past)
+    }
+
     /// The target of a symbolic link.
     pub fn readlink(&self, ino: Ino) -> Answer<Vec<u8>> {
+        if let Some(dir) = ino.linked_from() {
+            return self.way_to_versions(dir);
+        }
         if ino.is_virtual() {
             let world = self.world();
             let target = world.virtuals().readlink(ino).map(<[u8]>::to_vec);
@@ -145,7 +195,7 @@ impl View {
             for (row, name, child) in world.virtuals().list(ino, after).ok_or(Errno::ENOTDIR)? {
                 // What is not in memory is left to be asked for: there may be very many backups.
                 let (attr, sure) = match virtual_attr(&world, child) {
-                    Ok(attr) => (attr, true),
+                    Ok(attr) => (attr, !child.is_versions()),
                     Err(_) => (Attr { mode: 0o700, ..bare(child) }, false),
                 };
                 if !each(Row { cookie: row + 2, name, attr, sure }) {
@@ -176,7 +226,7 @@ impl View {
 
     /// Gives `look` the extended attributes of an inode.
     pub fn xattrs<T>(&self, ino: Ino, look: impl FnOnce(&[(Vec<u8>, Vec<u8>)]) -> Answer<T>) -> Answer<T> {
-        if ino.is_virtual() {
+        if ino.is_virtual() || ino.is_versions() || ino.linked_from().is_some() {
             return look(&[]);
         }
         if ino.number() == 0 {
@@ -191,7 +241,7 @@ impl View {
 
     /// The inode flags of an inode, as `FS_IOC_GETFLAGS` has them.
     pub fn flags(&self, ino: Ino) -> Answer<u32> {
-        if ino.is_virtual() || ino.number() == 0 {
+        if ino.is_virtual() || ino.number() == 0 || ino.is_versions() || ino.linked_from().is_some() {
             return Ok(0);
         }
         self.entry(ino, |_, entry| Ok(entry.meta.flags))
@@ -352,11 +402,16 @@ fn virtual_attr(world: &World, ino: Ino) -> Answer<Attr> {
     if ino.is_virtual() {
         return world.virtuals().attr(ino).ok_or(Fail::Errno(Errno::ESTALE));
     }
-    world.mounted(ino.slot()).ok_or(Errno::ESTALE)?.root(ino.slot())
+    let mounted = world.mounted(ino.slot()).ok_or(Errno::ESTALE)?;
+    if ino.is_versions() {
+        // Who may enter is found out when somebody wants to.
+        return Ok(Attr::directory(ino, 0o700, 0, mounted.created));
+    }
+    mounted.root(ino.slot())
 }
 
 /// The attributes of an entry of the last of `dirs`, which has the inode `parent`.
-fn entry_attr(mounted: &Mounted, parent: Ino, dirs: &[Dir], number: u64, entry: &Entry) -> Answer<Attr> {
+pub fn entry_attr(mounted: &Mounted, parent: Ino, dirs: &[Dir], number: u64, entry: &Entry) -> Answer<Attr> {
     let inode = mounted.tree.inode(dirs, number, entry)?;
     let ino = parent.sibling(inode, entry.is_dir());
     let dir = dirs.last().copied().unwrap_or(mounted.tree.root());

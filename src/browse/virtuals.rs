@@ -173,8 +173,24 @@ impl Virtuals {
         Some(rows.range(after.saturating_add(1)..).map(|(row, (name, ino))| (*row, name.as_slice(), *ino)))
     }
 
-    /// Whether a directory has no names.
-    pub fn is_empty(&self, ino: Ino) -> bool {
-        self.dir(ino).is_none_or(|dir| dir.rows.is_empty())
+    /// Makes `name` stand for `target`, which is no virtual inode; a name that does stays.
+    pub fn set_link(&mut self, parent: Ino, name: &[u8], target: Ino) {
+        if self.lookup(parent, name) != Some(target) {
+            self.unlink(parent, name);
+            self.link(parent, name, target);
+        }
+    }
+
+    /// Takes away a directory that has nothing in it, and likewise those above it up to `top`, which
+    /// stays.
+    pub fn drop_empty(&mut self, mut dir: Ino, top: Ino) {
+        while dir != top && self.dir(dir).is_some_and(|d| d.rows.is_empty()) {
+            let Some(parent) = self.parent(dir) else { return };
+            let rows = self.list(parent, 0);
+            let name = rows.and_then(|mut rows| rows.find(|(_, _, ino)| *ino == dir)).map(|(_, name, _)| name.to_vec());
+            let Some(name) = name else { return };
+            self.unlink(parent, &name);
+            dir = parent;
+        }
     }
 }

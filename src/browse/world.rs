@@ -10,7 +10,7 @@ use crate::vault::tree::Time;
 
 use super::attr::{self, Attr};
 use super::fail::Answer;
-use super::ino::{BACKUPS, CHECKPOINTS, Ino, MAX_SLOT, PLACES, RESOURCES, ROOT, first};
+use super::ino::{BACKUPS, CHECKPOINTS, Ino, MAX_SLOT, PLACES, RESOURCES, ROOT, VERSIONS, first};
 use super::sheet::Sheets;
 use super::source::TreeSource;
 use super::tree::Tree;
@@ -31,6 +31,8 @@ pub struct Mounted {
     home: Ino,
     /// The checkpoint's directory and its name there.
     point: Option<(Ino, Vec<u8>)>,
+    /// Directories with links to it, and their names.
+    links: Vec<(Ino, Vec<u8>)>,
 }
 
 impl Mounted {
@@ -50,13 +52,21 @@ impl Mounted {
 
 /// The backups of one resource.
 #[derive(Default)]
-struct Shelf(BTreeMap<(Timestamp, u64), (Policy, bool)>);
+struct Shelf {
+    backups: BTreeMap<(Timestamp, u64), (Policy, bool)>,
+    /// Where its versions are seen.
+    versions: Option<(Ino, Vec<u8>)>,
+    /// The link to it among those of another machine.
+    machine: Option<(Ino, Vec<u8>)>,
+    /// When a backup last came or went.
+    changed: Time,
+}
 
 impl Shelf {
     /// Mode and owner of the resource's directory. Where its backups differ anybody may pass
     /// through but not list, and each backup keeps its own door.
     fn door(&self) -> (u16, u32) {
-        let mut policies = self.0.values().map(|(policy, _)| *policy);
+        let mut policies = self.backups.values().map(|(policy, _)| *policy);
         match policies.next() {
             Some(first) if policies.all(|other| other == first) => attr::door(first),
             _ => (0o711, 0),
@@ -76,6 +86,12 @@ pub struct World {
     resources: Ino,
     backups: Ino,
     checkpoints: Ino,
+    by_date: Ino,
+    partial: Ino,
+    machines: Ino,
+    versions: Ino,
+    /// Counts what changed, for whoever keeps what was computed from it.
+    generation: u64,
 }
 
 impl Default for World {
@@ -84,9 +100,26 @@ impl Default for World {
         let resources = virtuals.make_dir(ROOT, b"resources");
         let backups = virtuals.make_dir(ROOT, b"backups");
         let checkpoints = virtuals.make_dir(ROOT, b"checkpoints");
-        let (mounted, slots) = (HashMap::new(), BTreeMap::new());
-        let (shelves, touched) = (HashMap::new(), BTreeSet::new());
-        Self { next_slot: PLACES, mounted, slots, shelves, touched, virtuals, resources, backups, checkpoints }
+        let by_date = virtuals.make_dir(ROOT, b"by-date");
+        let partial = virtuals.make_dir(ROOT, b"partial");
+        let machines = virtuals.make_dir(ROOT, b"machines");
+        let versions = virtuals.make_dir(ROOT, b"versions");
+        Self {
+            next_slot: PLACES,
+            mounted: HashMap::new(),
+            slots: BTreeMap::new(),
+            shelves: HashMap::new(),
+            touched: BTreeSet::new(),
+            virtuals,
+            resources,
+            backups,
+            checkpoints,
+            by_date,
+            partial,
+            machines,
+            versions,
+            generation: 0,
+        }
     }
 }
 
@@ -107,8 +140,36 @@ impl World {
         match (slot % PLACES, mounted.and_then(|m| m.point.as_ref())) {
             (RESOURCES, _) => mounted.map_or(self.backups, |m| m.home),
             (CHECKPOINTS, Some((dir, _))) => *dir,
+            (VERSIONS, _) => {
+                let shelf = mounted.and_then(|m| self.shelves.get(&m.home));
+                shelf.and_then(|shelf| shelf.versions.as_ref()).map_or(self.versions, |(dir, _)| *dir)
+            }
             _ => self.backups,
         }
+    }
+
+    /// Changes with everything that changes here.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The backups of the resource that `of` is a backup of, from new to old, and when one last came
+    /// or went.
+    pub fn siblings(&self, of: &Mounted) -> (Vec<Arc<Mounted>>, Time) {
+        let Some(shelf) = self.shelves.get(&of.home) else { return (Vec::new(), of.created) };
+        let ids = shelf.backups.keys().rev();
+        (ids.filter_map(|(_, id)| self.by_id(*id).cloned()).collect(), shelf.changed)
+    }
+
+    /// How deep a backup's root directory lies, and where the versions of its files are seen.
+    pub fn way_to_versions(&self, slot: u64) -> Option<(usize, String)> {
+        let view = &self.mounted(slot)?.view;
+        let depth = match slot % PLACES {
+            BACKUPS => 2,
+            CHECKPOINTS => 3,
+            _ => 4,
+        };
+        Some((depth, format!("versions/{}/{}", view.project, view.resource)))
     }
 
     /// The ids of all backups.
@@ -146,12 +207,24 @@ impl World {
         self.virtuals.link(home, view.dir_name().as_bytes(), Ino::new(slot + RESOURCES, 0));
         self.virtuals.link(self.backups, view.id.to_string().as_bytes(), Ino::new(slot + BACKUPS, 0));
         let point = view.checkpoint.map(|id| self.add_to_checkpoint(id, &view, slot));
+        let links = self.add_links(&view);
+        let versions = self.virtuals.make_dir(self.versions, view.project.as_bytes());
+        let machine = view.machine.as_ref().map(|(machine, project)| {
+            let machine = self.virtuals.make_dir(self.machines, machine.as_bytes());
+            let dir = self.virtuals.make_dir(machine, project.as_bytes());
+            let target = format!("../../../resources/{}/{}", view.project, view.resource);
+            self.virtuals.set_symlink(dir, view.resource.as_bytes(), Some(target.as_bytes()));
+            (dir, view.resource.clone().into_bytes())
+        });
         let shelf = self.shelves.entry(home).or_default();
-        shelf.0.insert((view.created_at, view.id), (view.policy, view.partial));
+        shelf.backups.insert((view.created_at, view.id), (view.policy, view.partial));
+        shelf.versions = Some((versions, view.resource.clone().into_bytes()));
+        shelf.machine = machine;
+        shelf.changed = attr::time(Timestamp::now());
         self.touched.insert(home);
         self.slots.insert(view.id, slot);
         let created = attr::time(view.created_at);
-        self.mounted.insert(slot, Arc::new(Mounted { view, slot, tree, created, home, point }));
+        self.mounted.insert(slot, Arc::new(Mounted { view, slot, tree, created, home, point, links }));
         Ok(())
     }
 
@@ -165,9 +238,32 @@ impl World {
         (dir, name)
     }
 
+    /// Links to a backup by its day, and among the partial ones.
+    fn add_links(&mut self, view: &BackupView) -> Vec<(Ino, Vec<u8>)> {
+        let mut day = self.by_date;
+        for part in ["%Y", "%m", "%d"] {
+            day = self.virtuals.make_dir(day, view.created_at.strftime(part).to_string().as_bytes());
+        }
+        let time = view.created_at.strftime("%H%M%SZ");
+        let mut name = format!("{time}-{}-{}-{}", view.project, view.resource, view.id);
+        // Names of directories end here.
+        if name.len() > 255 {
+            name = format!("{time}-{}", view.id);
+        }
+        let mut links = vec![(day, name, format!("../../../../backups/{}", view.id))];
+        if view.partial {
+            links.push((self.partial, view.id.to_string(), format!("../backups/{}", view.id)));
+        }
+        let mut link = |(dir, name, target): (Ino, String, String)| {
+            self.virtuals.set_symlink(dir, name.as_bytes(), Some(target.as_bytes()));
+            (dir, name.into_bytes())
+        };
+        links.into_iter().map(&mut link).collect()
+    }
+
     fn new_slot(&mut self) -> Result<u64> {
         if self.next_slot >= MAX_SLOT {
-            return Err(Error::limit_reached("the browse process has shown 4 million backups; restart it"));
+            return Err(Error::limit_reached("the browse process has shown 2 million backups; restart it"));
         }
         self.next_slot += PLACES;
         Ok(self.next_slot - PLACES)
@@ -181,12 +277,16 @@ impl World {
         self.virtuals.unlink(mounted.home, view.dir_name().as_bytes());
         if let Some((dir, name)) = &mounted.point {
             self.virtuals.unlink(*dir, name);
-            if let Some(checkpoint) = view.checkpoint.filter(|_| self.virtuals.is_empty(*dir)) {
-                self.virtuals.unlink(self.checkpoints, checkpoint.to_string().as_bytes());
-            }
+            self.virtuals.drop_empty(*dir, self.checkpoints);
+        }
+        for (dir, name) in &mounted.links {
+            self.virtuals.unlink(*dir, name);
+            let top = if *dir == self.partial { self.partial } else { self.by_date };
+            self.virtuals.drop_empty(*dir, top);
         }
         if let Some(shelf) = self.shelves.get_mut(&mounted.home) {
-            shelf.0.remove(&(view.created_at, id));
+            shelf.backups.remove(&(view.created_at, id));
+            shelf.changed = attr::time(Timestamp::now());
         }
         self.touched.insert(mounted.home);
     }
@@ -196,29 +296,28 @@ impl World {
     pub fn settle(&mut self) -> Vec<Change> {
         for home in std::mem::take(&mut self.touched) {
             let Some(shelf) = self.shelves.get(&home) else { continue };
-            let latest = shelf.0.iter().rev().find(|(_, (_, partial))| !partial);
+            let latest = shelf.backups.iter().rev().find(|(_, (_, partial))| !partial);
             let latest = latest.and_then(|((_, id), _)| self.by_id(*id)).map(|m| m.view.dir_name());
             self.virtuals.set_door(home, shelf.door());
             self.virtuals.set_symlink(home, b"latest", latest.as_ref().map(String::as_bytes));
-            if shelf.0.is_empty() {
-                self.shelves.remove(&home);
-                self.drop_empty(home);
-            }
-        }
-        self.virtuals.take_changes()
-    }
-
-    /// Takes away a resource's directory that has nothing in it, and its project's likewise.
-    fn drop_empty(&mut self, home: Ino) {
-        let Some(project) = self.virtuals.parent(home) else { return };
-        for (dir, parent) in [(home, project), (project, self.resources)] {
-            let rows = self.virtuals.list(parent, 0);
-            let name = rows.and_then(|mut rows| rows.find(|(_, _, ino)| *ino == dir)).map(|(_, name, _)| name.to_vec());
-            if let Some(name) = name
-                && self.virtuals.is_empty(dir)
+            if let (Some((dir, name)), Some((_, id))) = (&shelf.versions, shelf.backups.keys().next_back())
+                && let Some(newest) = self.slots.get(id)
             {
-                self.virtuals.unlink(parent, &name);
+                self.virtuals.set_link(*dir, name, Ino::new(newest + VERSIONS, 0));
+            }
+            if shelf.backups.is_empty()
+                && let Some(shelf) = self.shelves.remove(&home)
+            {
+                self.virtuals.drop_empty(home, self.resources);
+                for (link, top) in [(shelf.versions, self.versions), (shelf.machine, self.machines)] {
+                    if let Some((dir, name)) = link {
+                        self.virtuals.unlink(dir, &name);
+                        self.virtuals.drop_empty(dir, top);
+                    }
+                }
             }
         }
+        self.generation += 1;
+        self.virtuals.take_changes()
     }
 }

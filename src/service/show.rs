@@ -69,13 +69,13 @@ fn policy(text: &str) -> Policy {
 
 fn view(row: &Backup, vault: &VaultRow) -> Result<BackupView> {
     let missing = || Error::failed(format!("backup {} has no root", row.id));
-    let (project, policy) = match &row.machine {
-        None => (row.project_name.clone(), policy(&row.browse)),
+    let (project, machine, policy) = match &row.machine {
+        None => (row.project_name.clone(), None, policy(&row.browse)),
         // Whose users are who here is not known.
         Some(machine) => {
             let known = name::check("machine", &machine.name).is_ok();
             let name = if known { machine.name.clone() } else { machine.id.to_string() };
-            (format!("{}@{name}", row.project_name), Policy::Root)
+            (format!("{}@{name}", row.project_name), Some((name, row.project_name.clone())), Policy::Root)
         }
     };
     Ok(BackupView {
@@ -89,6 +89,7 @@ fn view(row: &Backup, vault: &VaultRow) -> Result<BackupView> {
         },
         project,
         resource: row.resource_name.clone(),
+        machine,
         checkpoint: row.checkpoint,
         created_at: row.created_at,
         policy,

@@ -58,10 +58,11 @@ impl TreeSource for Memory {
         Node::decode(&self.get(id)?)
     }
 
-    fn parts(&self, content: &Content, _len: u64) -> Result<Vec<Part>> {
+    fn parts(&self, content: &Content, len: u64) -> Result<Vec<Part>> {
         match content {
             Content::Parts(parts) | Content::Lists(parts) => Ok(parts.clone()),
-            _ => Ok(Vec::new()),
+            Content::Whole(id) => Ok(vec![Part { id: *id, len }]),
+            Content::Empty => Ok(Vec::new()),
         }
     }
 
@@ -78,6 +79,12 @@ fn entry(name: &str, kind: Kind) -> Entry {
 /// An empty file.
 pub fn file(name: &str) -> Entry {
     entry(name, Kind::File { size: 0, holes: Vec::new(), content: Content::Empty })
+}
+
+/// A file of this text.
+pub fn holding(memory: &Memory, name: &str, text: &str) -> Entry {
+    let content = Content::Whole(memory.put(text.as_bytes().to_vec()));
+    entry(name, Kind::File { size: text.len() as u64, holes: Vec::new(), content })
 }
 
 /// A name that could not be read.
@@ -109,6 +116,7 @@ pub fn backup(id: u64, (root, totals): (Id, Totals)) -> BackupView {
         totals,
         project: "default".to_owned(),
         resource: "web".to_owned(),
+        machine: None,
         checkpoint: None,
         created_at: Timestamp::from_second(1_768_578_300 + i64::try_from(id).unwrap()).unwrap(),
         policy: Policy::Strict,

@@ -4,3 +4,4 @@ mod memory;
 mod mounted;
 mod numbers;
 mod reading;
+mod versions;

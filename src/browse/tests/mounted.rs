@@ -82,6 +82,7 @@ impl Place {
             totals: outcome.totals,
             project: "default".to_owned(),
             resource: "web".to_owned(),
+            machine: None,
             checkpoint: None,
             created_at: Timestamp::now(),
             policy,

@@ -1,0 +1,286 @@
+//! Views over all backups: versions of random trees against a model of them, and links by day and kind.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use proptest::prelude::*;
+
+use super::memory::{Memory, backup, dir, holding};
+use crate::browse::attr::Attr;
+use crate::browse::fail::{Answer, Fail};
+use crate::browse::ino::{Ino, ROOT};
+use crate::browse::source::TreeSource;
+use crate::browse::types::{BackupView, Policy};
+use crate::browse::view::View;
+use crate::model::Id;
+use crate::vault::tree::{Entry, Metadata, Owner, Totals};
+
+/// A name in a tree: a file of this content, or a directory.
+#[derive(Debug, Clone)]
+enum Thing {
+    File(u8),
+    Dir(BTreeMap<String, Thing>),
+}
+
+fn things() -> impl Strategy<Value = BTreeMap<String, Thing>> {
+    let leaf = (0u8..3).prop_map(Thing::File);
+    let thing = leaf.prop_recursive(3, 20, 4, |inner| {
+        prop_oneof![
+            (0u8..3).prop_map(Thing::File),
+            prop::collection::btree_map("[abc]", inner, 0..4).prop_map(Thing::Dir)
+        ]
+    });
+    prop::collection::btree_map("[abc]", thing, 0..4)
+}
+
+fn text(content: u8) -> String {
+    format!("content {content}")
+}
+
+fn store(memory: &Memory, things: &BTreeMap<String, Thing>) -> (Id, Totals) {
+    let entry = |(name, thing): (&String, &Thing)| match thing {
+        Thing::File(content) => holding(memory, name, &text(*content)),
+        Thing::Dir(inner) => dir(name, store(memory, inner)),
+    };
+    memory.leaf(things.iter().map(entry).collect())
+}
+
+fn lookup(view: &View, parent: Ino, name: &str) -> Answer<Attr> {
+    if parent.is_versions() {
+        return view.past(parent)?.lookup(name.as_bytes()).ok_or(Fail::Errno(Errno::ENOENT));
+    }
+    view.insist(|| view.lookup(parent, name.as_bytes()))?.ok_or(Fail::Errno(Errno::ENOENT))
+}
+
+fn walk(view: &View, path: &str) -> Answer<Ino> {
+    path.split('/').try_fold(ROOT, |at, name| lookup(view, at, name).map(|attr| attr.ino))
+}
+
+/// What is in a directory of versions, read two names at a time.
+fn list(view: &View, ino: Ino) -> Vec<(String, Attr)> {
+    let (past, mut rows, mut cookie) = (view.past(ino).unwrap(), Vec::new(), 0);
+    loop {
+        let before = rows.len();
+        past.list(cookie, &mut |row| {
+            rows.push((String::from_utf8(row.name.to_vec()).unwrap(), row.attr));
+            cookie = row.cookie;
+            rows.len() < before + 2
+        });
+        if rows.len() == before {
+            return rows;
+        }
+    }
+}
+
+fn target(view: &View, ino: Ino) -> String {
+    String::from_utf8(view.insist(|| view.readlink(ino)).unwrap()).unwrap()
+}
+
+/// What a model says about a path: the names beneath it, and its contents by the first backup that has each.
+fn expected(trees: &BTreeMap<u64, BTreeMap<String, Thing>>, path: &[String]) -> (BTreeSet<String>, BTreeMap<u8, u64>) {
+    let (mut names, mut contents) = (BTreeSet::new(), BTreeMap::new());
+    for (id, tree) in trees {
+        let mut at = Some(Thing::Dir(tree.clone()));
+        for name in path {
+            at = match at {
+                Some(Thing::Dir(inner)) => inner.get(name).cloned(),
+                _ => None,
+            };
+        }
+        match at {
+            Some(Thing::Dir(inner)) => names.extend(inner.into_keys()),
+            Some(Thing::File(content)) => drop(contents.entry(content).or_insert(*id)),
+            None => {}
+        }
+    }
+    (names, contents)
+}
+
+fn compare(view: &View, trees: &BTreeMap<u64, BTreeMap<String, Thing>>, ino: Ino, path: &mut Vec<String>) {
+    let (names, contents) = expected(trees, path);
+    let by_name: BTreeMap<String, u8> =
+        contents.iter().map(|(content, id)| (backup(*id, Default::default()).dir_name(), *content)).collect();
+    let rows = list(view, ino);
+    assert_eq!((rows[0].0.as_str(), rows[0].1.ino, rows[1].0.as_str()), (".", ino, ".."));
+    let found: BTreeSet<String> = rows[2..].iter().map(|(name, _)| name.clone()).collect();
+    assert_eq!(found, names.iter().cloned().chain(by_name.keys().cloned()).collect(), "{path:?}");
+    for (name, attr) in &rows[2..] {
+        assert_eq!(lookup(view, ino, name).unwrap(), *attr, "{path:?} {name}");
+        match by_name.get(name) {
+            Some(content) => {
+                assert_eq!(view.read(attr.ino, 0, 100).unwrap().bytes(), text(*content).as_bytes(), "{path:?} {name}");
+            }
+            None => {
+                assert_eq!(view.past(attr.ino).unwrap().attr, *attr);
+                assert_eq!(list(view, attr.ino)[1].1.ino, ino, "the parent of {path:?} {name}");
+                path.push(name.clone());
+                compare(view, trees, attr.ino, path);
+                path.pop();
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #[test]
+    fn versions_are_what_the_backups_had(
+        trees in prop::collection::vec(things(), 1..6),
+        gone in prop::collection::vec(any::<prop::sample::Index>(), 0..3),
+    ) {
+        let memory = Arc::new(Memory::default());
+        let source = memory.clone() as Arc<dyn TreeSource>;
+        let view = View::new(1).unwrap();
+        let mut model = BTreeMap::new();
+        let check = |model: &BTreeMap<u64, BTreeMap<String, Thing>>| {
+            let top = walk(&view, "versions/default/web").unwrap();
+            compare(&view, model, top, &mut Vec::new());
+        };
+        for (id, tree) in (1..).zip(trees) {
+            view.add_from(&source, backup(id, store(&memory, &tree))).unwrap();
+            model.insert(id, tree);
+            check(&model);
+        }
+        for index in gone {
+            let ids: Vec<u64> = model.keys().copied().collect();
+            let Some(id) = ids.get(index.index(ids.len().max(1))) else { break };
+            view.remove(*id);
+            model.remove(id);
+            if model.is_empty() {
+                prop_assert!(walk(&view, "versions/default").is_err());
+            } else {
+                check(&model);
+            }
+        }
+    }
+}
+
+fn view_of(memory: &Arc<Memory>, backups: Vec<BackupView>) -> View {
+    let source = memory.clone() as Arc<dyn TreeSource>;
+    let view = View::new(1).unwrap();
+    for backup in backups {
+        view.add_from(&source, backup).unwrap();
+    }
+    view
+}
+
+#[test]
+fn every_directory_has_a_hidden_link_to_its_versions() {
+    let memory = Arc::new(Memory::default());
+    let inner = memory.leaf(vec![holding(&memory, "f", "x")]);
+    let etc = memory.leaf(vec![dir("ssh", inner)]);
+    let own = memory.leaf(vec![holding(&memory, ".versions", "a file of this name")]);
+    let root = memory.leaf(vec![dir("etc", etc), dir("own", own)]);
+    let view = view_of(&memory, vec![BackupView { checkpoint: Some(5), ..backup(1, root) }]);
+    for (place, up) in [("backups/1", 2), ("checkpoints/5/web", 3), ("resources/default/web/2026-01-16T154501Z-1", 4)] {
+        let link = |path: &str| target(&view, walk(&view, &format!("{place}{path}/.versions")).unwrap());
+        assert_eq!(link(""), format!("{}versions/default/web", "../".repeat(up)));
+        assert_eq!(link("/etc/ssh"), format!("{}versions/default/web/etc/ssh", "../".repeat(up + 2)));
+        let link = lookup(&view, walk(&view, &format!("{place}/etc")).unwrap(), ".versions").unwrap();
+        assert_eq!(view.insist(|| view.getattr(link.ino)).unwrap(), link);
+        assert_eq!(link.size, target(&view, link.ino).len() as u64);
+        // Whoever has a file of this name sees that.
+        let own = walk(&view, &format!("{place}/own/.versions")).unwrap();
+        assert_eq!(view.read(own, 0, 6).unwrap().bytes(), b"a file");
+        let mut names = Vec::new();
+        let at = walk(&view, place).unwrap();
+        view.insist(|| {
+            view.list(at, 0, &mut |row| {
+                names.push(row.name.to_vec());
+                true
+            })
+        })
+        .unwrap();
+        assert!(!names.contains(&b".versions".to_vec()), "it is never listed");
+    }
+    assert!(walk(&view, "versions/default/web/etc/.versions").is_err());
+    assert!(walk(&view, "backups/1/etc/ssh/f/.versions").is_err());
+}
+
+#[test]
+fn nobody_gets_in_who_could_not_get_into_each_backup() {
+    let memory = Arc::new(Memory::default());
+    let inner = memory.leaf(vec![holding(&memory, "f", "x")]);
+    let with = |mode: u16, uid: u32, acl: bool| {
+        let owner = Arc::new(Owner { uid, gid: 7, ..Owner::default() });
+        let xattrs = if acl { vec![(b"system.posix_acl_access".to_vec(), vec![2, 0, 0, 0])] } else { Vec::new() };
+        let home = Entry { meta: Metadata { mode, owner, xattrs, ..Default::default() }, ..dir("home", inner) };
+        memory.leaf(vec![home])
+    };
+    let access_to = |path: &str, backups: Vec<BackupView>| {
+        let view = view_of(&memory, backups);
+        let attr = view.past(walk(&view, path).unwrap()).unwrap().attr;
+        (attr.mode, attr.uid, attr.gid)
+    };
+    let access = |backups| access_to("versions/default/web/home", backups);
+    let plain = |id, mode, uid| backup(id, with(mode, uid, false));
+    assert_eq!(access(vec![plain(1, 0o755, 5), plain(2, 0o750, 5)]), (0o750, 5, 7));
+    assert_eq!(access(vec![plain(1, 0o705, 5), plain(2, 0o770, 5)]), (0o700, 5, 7));
+    // What another owner let in says nothing.
+    assert_eq!(access(vec![plain(1, 0o755, 5), plain(2, 0o755, 6)]), (0o700, 0, 0));
+    assert_eq!(access(vec![plain(1, 0o755, 5), backup(2, with(0o755, 5, true))]), (0o700, 0, 0));
+    let of = |id, policy| BackupView { policy, ..plain(id, 0o755, 5) };
+    assert_eq!(access(vec![of(1, Policy::Owner(9)), of(2, Policy::Owner(9))]), (0o700, 9, 0));
+    // What lets different people in is closed at its door.
+    for other in [Policy::Root, Policy::Strict, Policy::Owner(8)] {
+        for both in [[other, Policy::Owner(9)], [Policy::Owner(9), other]] {
+            let backups = vec![of(1, both[0]), of(2, both[1])];
+            assert_eq!(access_to("versions/default/web", backups), (0o700, 0, 0), "{both:?}");
+        }
+    }
+    assert_eq!(access(vec![of(1, Policy::Root)]), (0o700, 0, 0));
+}
+
+#[test]
+fn links_by_day_and_kind_lead_to_the_backups() {
+    let memory = Arc::new(Memory::default());
+    let root = memory.leaf(vec![holding(&memory, "f", "x")]);
+    let partial = BackupView { partial: true, ..backup(2, root) };
+    let machine = Some(("other".to_owned(), "default".to_owned()));
+    let foreign = BackupView { machine, project: "default@other".to_owned(), ..backup(3, root) };
+    let view = view_of(&memory, vec![backup(1, root), partial, foreign]);
+    let link = |path: &str| walk(&view, path).map(|ino| target(&view, ino));
+    assert_eq!(link("by-date/2026/01/16/154501Z-default-web-1").unwrap(), "../../../../backups/1");
+    assert_eq!(link("by-date/2026/01/16/154503Z-default@other-web-3").unwrap(), "../../../../backups/3");
+    assert_eq!(link("partial/2").unwrap(), "../backups/2");
+    assert!(link("partial/1").is_err());
+    assert_eq!(link("machines/other/default/web").unwrap(), "../../../resources/default@other/web");
+    (1..=3).for_each(|id| drop(view.remove(id)));
+    for dir in ["by-date", "partial", "machines", "versions", "resources"] {
+        let mut names = 0;
+        view.list(walk(&view, dir).unwrap(), 0, &mut |_| {
+            names += 1;
+            true
+        })
+        .unwrap();
+        assert_eq!(names, 2, "{dir} is not empty");
+    }
+}
+
+/// `cargo test --release --lib -- --ignored --nocapture browse::tests::versions::figures`
+#[test]
+#[ignore = "prints figures"]
+fn figures() {
+    let memory = Arc::new(Memory::default());
+    let source = memory.clone() as Arc<dyn TreeSource>;
+    let view = View::new(1).unwrap();
+    // 100 directories of 100 files; in each of 1,000 backups one file is another.
+    let mut dirs: Vec<Vec<u32>> = vec![vec![0; 100]; 100];
+    for id in 1..=1000u64 {
+        let at = usize::try_from(id * 37 % 10_000).unwrap();
+        dirs[at / 100][at % 100] += 1;
+        let entries = dirs.iter().enumerate().map(|(i, files)| {
+            let file = |(j, version): (usize, &u32)| holding(&memory, &format!("f{j}"), &format!("{i} {j} {version}"));
+            dir(&format!("d{i}"), memory.leaf(files.iter().enumerate().map(file).collect()))
+        });
+        view.add_from(&source, backup(id, memory.leaf(entries.collect()))).unwrap();
+    }
+    for path in ["versions/default/web", "versions/default/web/d7", "versions/default/web/d7/f40"] {
+        for turn in ["cold", "warm"] {
+            let since = std::time::Instant::now();
+            let rows = list(&view, walk(&view, path).unwrap()).len();
+            println!("{path} {turn}: {rows} names, {:.1} ms", since.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! What all backups of a resource have at one path: every name that was ever there, and every content
+//! of a file once.
+//!
+//! The backups are looked through from new to old. Directories that are equal are one strand, so the
+//! cost grows with what changed, not with how many backups there are.
+//!
+//! Whoever may enter a directory here could enter it in each of the backups: where owners differ, or
+//! ACLs say more than modes do, root alone may.
+
+use std::collections::{BTreeMap, HashMap, hash_map};
+use std::sync::Arc;
+
+use crate::model::Id;
+use crate::vault::tree::{Entry, Kind, Origin, Time};
+
+use super::attr::{Attr, door};
+use super::cache::Cache;
+use super::fail::{Answer, Fail};
+use super::ino::Ino;
+use super::tree::Dir;
+use super::types::Policy;
+use super::view::{Row, View};
+use super::world::Mounted;
+
+/// Memory for listings, in bytes.
+const MEMORY: usize = 16 << 20;
+
+/// Listings that were put together lately, by the world's generation and the directory.
+pub type Pasts = Cache<(u64, Ino), Arc<Past>>;
+
+/// An empty cache of listings.
+pub fn pasts() -> Pasts {
+    Cache::new(MEMORY)
+}
+
+/// A directory of versions.
+pub struct Past {
+    /// The directory's own attributes.
+    pub attr: Attr,
+    parent: Ino,
+    /// By name.
+    rows: Vec<(Vec<u8>, Attr)>,
+}
+
+impl Past {
+    /// What a name in it stands for.
+    pub fn lookup(&self, name: &[u8]) -> Option<Attr> {
+        let at = self.rows.binary_search_by(|(n, _)| n.as_slice().cmp(name)).ok()?;
+        self.rows.get(at).map(|(_, attr)| *attr)
+    }
+
+    /// Gives `each` the names that follow `cookie`, until it answers `false`.
+    pub fn list(&self, cookie: u64, each: &mut dyn FnMut(Row<'_>) -> bool) {
+        let bare = |ino| Attr::directory(ino, 0o755, 0, Default::default());
+        let dots = [(&b"."[..], bare(self.attr.ino), false), (&b".."[..], bare(self.parent), false)];
+        let rows = self.rows.iter().map(|(name, attr)| (name.as_slice(), *attr, true));
+        let skipped = usize::try_from(cookie).unwrap_or(usize::MAX);
+        for ((name, attr, sure), cookie) in dots.into_iter().chain(rows).zip(1..).skip(skipped) {
+            if !each(Row { cookie, name, attr, sure }) {
+                return;
+            }
+        }
+    }
+
+    /// What it takes in memory, in bytes.
+    pub fn weight(&self) -> usize {
+        self.rows.iter().map(|(name, _)| name.len() + size_of::<(Vec<u8>, Attr)>() + 16).sum::<usize>() + 256
+    }
+}
+
+/// What each of several directories lets its callers do.
+#[derive(Debug, Clone, Copy)]
+enum Access {
+    Unknown,
+    All { mode: u16, uid: u32, gid: u32 },
+    Root,
+}
+
+impl Access {
+    fn and(&mut self, (mode, uid, gid): (u16, u32, u32)) {
+        *self = match *self {
+            Self::Unknown => Self::All { mode: mode & 0o777, uid, gid },
+            Self::All { mode: before, uid: u, gid: g } if (u, g) == (uid, gid) => {
+                Self::All { mode: before & mode, uid, gid }
+            }
+            _ => Self::Root,
+        };
+    }
+
+    /// And what this directory of that backup does.
+    fn and_entry(&mut self, mounted: &Mounted, dumps: bool, entry: &Entry) {
+        let owner = &entry.meta.owner;
+        match mounted.view.policy {
+            _ if dumps => *self = Self::Root,
+            Policy::Strict if entry.meta.xattrs.iter().any(|(name, _)| name.starts_with(b"system.posix_acl")) => {
+                *self = Self::Root;
+            }
+            Policy::Strict => self.and((entry.meta.mode, owner.uid, owner.gid)),
+            other => self.and_door(other),
+        }
+    }
+
+    fn and_door(&mut self, policy: Policy) {
+        let (mode, uid) = door(policy);
+        self.and((mode, uid, 0));
+    }
+
+    fn attr(self, ino: Ino, changed: Time) -> Attr {
+        let (mode, uid, gid) = match self {
+            Self::All { mode, uid, gid } => (mode, uid, gid),
+            Self::Unknown | Self::Root => (0o700, 0, 0),
+        };
+        Attr { gid, ..Attr::directory(ino, mode, uid, changed) }
+    }
+}
+
+/// One state of a directory, and the backups that have it.
+struct Strand {
+    newest: Arc<Mounted>,
+    oldest: Arc<Mounted>,
+    dir: Dir,
+}
+
+/// One content of a file.
+struct Version {
+    newest: Arc<Mounted>,
+    oldest: Arc<Mounted>,
+    kind: Kind,
+    attr: Attr,
+}
+
+/// What lies at a path, from new to old.
+struct Level {
+    /// Its inode: by the newest backup that has anything there.
+    ino: Option<Ino>,
+    strands: Vec<Strand>,
+    versions: Vec<Version>,
+    access: Access,
+}
+
+fn older(a: &Arc<Mounted>, b: &Arc<Mounted>) -> Arc<Mounted> {
+    let age = |m: &Mounted| (m.view.created_at, m.view.id);
+    if age(b) < age(a) { b.clone() } else { a.clone() }
+}
+
+/// Strands by what they hold, in the order in which they come.
+#[derive(Default)]
+struct Strands {
+    all: Vec<Strand>,
+    known: HashMap<(Id, bool), usize>,
+}
+
+impl Strands {
+    fn add(&mut self, strand: Strand) {
+        match self.known.entry((strand.dir.node, strand.dir.dumps)) {
+            hash_map::Entry::Occupied(slot) => {
+                if let Some(known) = self.all.get_mut(*slot.get()) {
+                    known.oldest = older(&known.oldest, &strand.oldest);
+                }
+            }
+            hash_map::Entry::Vacant(slot) => {
+                slot.insert(self.all.len());
+                self.all.push(strand);
+            }
+        }
+    }
+}
+
+/// The roots of these backups.
+fn top(view: &View, backups: &[Arc<Mounted>]) -> Level {
+    let (mut strands, mut access) = (Strands::default(), Access::Unknown);
+    for backup in backups {
+        if backup.view.policy == Policy::Strict {
+            let root = view.insist(|| {
+                backup.tree.root_entry(|root| match root {
+                    Some(entry) => access.and_entry(backup, false, entry),
+                    None => access.and_door(Policy::Strict),
+                })
+            });
+            // What cannot be read is not shown, and lets nobody in.
+            if root.is_err() {
+                access = Access::Root;
+            }
+        } else {
+            access.and_door(backup.view.policy);
+        }
+        strands.add(Strand { newest: backup.clone(), oldest: backup.clone(), dir: backup.tree.root() });
+    }
+    let ino = backups.first().map(|newest| Ino::new(newest.slot, 0).versions(0));
+    Level { ino, strands: strands.all, versions: Vec::new(), access }
+}
+
+/// What is called `name` in these directories.
+fn descend(view: &View, level: &Level, name: &[u8]) -> Answer<Level> {
+    let (mut strands, mut access) = (Strands::default(), Access::Unknown);
+    let mut versions: Vec<Version> = Vec::new();
+    let mut ino = None;
+    let mut troubles = Troubles::default();
+    for strand in &level.strands {
+        let found = view.insist(|| strand.newest.tree.by_name(&strand.dir, name));
+        let Some(spot) = troubles.pass(strand, found)?.flatten() else { continue };
+        let entry = spot.entry()?;
+        ino = ino.or(Some(Ino::new(strand.newest.slot, 0).versions(spot.number)));
+        if let Kind::Directory { origin, .. } = entry.kind {
+            access.and_entry(&strand.newest, strand.dir.dumps || origin == Origin::Dumps, entry);
+            let (newest, oldest) = (strand.newest.clone(), strand.oldest.clone());
+            strands.add(Strand { newest, oldest, dir: spot.dir()? });
+            continue;
+        }
+        match versions.iter_mut().find(|version| version.kind == entry.kind) {
+            Some(known) => known.oldest = older(&known.oldest, &strand.oldest),
+            None => {
+                let parent = Ino::new(strand.newest.slot, strand.dir.number);
+                let way = view.insist(|| strand.newest.tree.dirs(strand.dir.number))?;
+                let attr = view.insist(|| super::view::entry_attr(&strand.newest, parent, &way, spot.number, entry))?;
+                let (newest, oldest) = (strand.newest.clone(), strand.oldest.clone());
+                versions.push(Version { newest, oldest, kind: entry.kind.clone(), attr });
+            }
+        }
+    }
+    troubles.end(strands.all.is_empty() && versions.is_empty())?;
+    Ok(Level { ino, strands: strands.all, versions, access })
+}
+
+/// Backups that could not be read: the others are shown, if there are any.
+#[derive(Default)]
+struct Troubles(Option<Fail>);
+
+impl Troubles {
+    fn pass<T>(&mut self, strand: &Strand, found: Answer<T>) -> Answer<Option<T>> {
+        match found {
+            Ok(found) => Ok(Some(found)),
+            Err(Fail::Broken(error)) => {
+                if self.0.is_none() {
+                    tracing::warn!(backup = strand.newest.view.id, "cannot be read for a list of versions: {error}");
+                }
+                self.0 = Some(Fail::Broken(error));
+                Ok(None)
+            }
+            Err(fail) => Err(fail),
+        }
+    }
+
+    fn end(self, nothing: bool) -> Answer<()> {
+        match self.0 {
+            Some(fail) if nothing => Err(fail),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A name in a directory of versions that is one itself.
+struct Name {
+    ino: Ino,
+    newest: Arc<Mounted>,
+    access: Access,
+    /// Whether it is a file in some backup: then its times may be listed by whoever sees the file.
+    file: bool,
+}
+
+/// The names of everything that is or was in these directories.
+fn names(view: &View, level: &Level) -> Answer<BTreeMap<Vec<u8>, Name>> {
+    let mut names: BTreeMap<Vec<u8>, Name> = BTreeMap::new();
+    let mut troubles = Troubles::default();
+    for Strand { newest, dir, .. } in &level.strands {
+        let mut add = |number: u64, entry: &Entry| {
+            let name = names.entry(entry.name.clone()).or_insert_with(|| Name {
+                ino: Ino::new(newest.slot, 0).versions(number),
+                newest: newest.clone(),
+                access: Access::Unknown,
+                file: false,
+            });
+            match entry.kind {
+                Kind::Directory { origin, .. } => {
+                    name.access.and_entry(newest, dir.dumps || origin == Origin::Dumps, entry);
+                }
+                _ => name.file = true,
+            }
+        };
+        let mut after = 0;
+        loop {
+            let before = after;
+            let listed = view.insist(|| {
+                newest.tree.list(dir, after, &mut |number, entry| {
+                    add(number, entry);
+                    after = number.saturating_sub(dir.number);
+                    Ok(true)
+                })
+            });
+            let strand = Strand { newest: newest.clone(), oldest: newest.clone(), dir: *dir };
+            if troubles.pass(&strand, listed)?.is_none() || after == before {
+                break;
+            }
+        }
+    }
+    troubles.end(names.is_empty())?;
+    Ok(names)
+}
+
+/// Who may list the versions of what is a file in some backup and perhaps a directory in others.
+fn of_name(file: bool, mut access: Access, policy: Policy) -> Access {
+    if file {
+        match policy {
+            // As whoever sees the file among others.
+            Policy::Strict if matches!(access, Access::Unknown) => access.and((0o755, 0, 0)),
+            Policy::Strict => {}
+            other => access.and_door(other),
+        }
+    }
+    access
+}
+
+/// What the backups of a resource, from new to old, have at the path of an inode's entry in `mounted`.
+/// The resource is seen in the directory `above`; its backups last changed at `changed`, which is the
+/// time of all directories here, so that the kernel lists them anew. Waits for the vault.
+pub fn past(
+    view: &View,
+    ino: Ino,
+    mounted: &Mounted,
+    backups: &[Arc<Mounted>],
+    (above, changed): (Ino, Time),
+) -> Answer<Past> {
+    let number = ino.number();
+    let mut level = top(view, backups);
+    let mut parent = above;
+    if number != 0 {
+        let place = view.insist(|| mounted.tree.place(number))?;
+        let way = place.dirs.iter().skip(1).map(|dir| dir.number).chain([number]);
+        for number in way {
+            let name = view.insist(|| mounted.tree.place(number)?.spot.entry().map(|entry| entry.name.clone()))?;
+            parent = level.ino.unwrap_or(above);
+            level = descend(view, &level, &name)?;
+        }
+    }
+    let newest = level.strands.first().map(|strand| &strand.newest);
+    let newest = newest.into_iter().chain(level.versions.first().map(|version| &version.newest));
+    let Some(newest) = newest.max_by_key(|m| (m.view.created_at, m.view.id)) else {
+        return Err(Fail::Errno(nix::errno::Errno::ESTALE));
+    };
+    let access = of_name(!level.versions.is_empty(), level.access, newest.view.policy);
+    let attr = access.attr(ino, changed);
+    let mut rows: BTreeMap<Vec<u8>, Attr> = BTreeMap::new();
+    for version in level.versions {
+        rows.insert(version.oldest.view.dir_name().into_bytes(), version.attr);
+    }
+    for (name, found) in names(view, &Level { versions: Vec::new(), ..level })? {
+        let access = of_name(found.file, found.access, found.newest.view.policy);
+        rows.insert(name, access.attr(found.ino, changed));
+    }
+    Ok(Past { attr, parent, rows: rows.into_iter().collect() })
+}
