@@ -43,3 +43,4 @@ mod trouble;
 mod units;
 mod views;
 mod volumes;
+mod year;
