@@ -170,6 +170,11 @@ impl FileMap {
         }
     }
 
+    /// Whether one blob holds all of it.
+    pub fn is_whole(&self) -> bool {
+        self.parts.len() == 1
+    }
+
     /// The blobs worth reading now, when `len` bytes at `offset` were just asked for.
     pub fn ahead(&self, offset: u64, len: u64) -> Vec<Id> {
         if self.parts.len() < 2 {

@@ -417,7 +417,12 @@ pub fn open(view: Arc<View>, device: File, threads: usize) -> io::Result<Served>
     config.acl = SessionACL::All;
     config.n_threads = Some(LOOPS);
     config.clone_fd = true;
-    Session::from_fd(Fs(Arc::new(inner)), OwnedFd::from(device), SessionACL::All, config).map(Served)
+    let inner = Arc::new(inner);
+    let session = Session::from_fd(Fs(inner.clone()), OwnedFd::from(device), SessionACL::All, config)?;
+    let notifier = session.notifier();
+    // A kernel that does not take it asks for it.
+    inner.view.set_push(Box::new(move |ino, bytes| drop(notifier.store(INodeNo(ino.0), 0, bytes))));
+    Ok(Served(session))
 }
 
 impl Served {

@@ -26,7 +26,7 @@ pub trait TreeSource: Send + Sync {
 }
 
 /// How much memory each vault may use for decoded segments.
-const MEMORY: usize = 96 << 20;
+const MEMORY: usize = 40 << 20;
 
 /// A vault that could not be opened is tried again after this time.
 const REOPEN: Duration = Duration::from_secs(5);

@@ -62,6 +62,17 @@ impl Spot {
         }
     }
 
+    /// What follows it in the same node, with their numbers.
+    pub fn following(&self) -> impl Iterator<Item = (u64, &Entry)> {
+        let entries = match &self.sheet.rows {
+            Rows::Leaf(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        let first = self.number.saturating_sub(self.sheet.start(self.row));
+        let numbered = entries.iter().enumerate().skip(self.row.saturating_add(1));
+        numbered.map(move |(row, entry)| (first.saturating_add(self.sheet.start(row)), entry))
+    }
+
     /// The entry as a directory.
     pub fn dir(&self) -> Answer<Dir> {
         Dir::of(self.number, self.entry()?).ok_or(Fail::Errno(Errno::ENOTDIR))

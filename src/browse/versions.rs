@@ -10,6 +10,8 @@
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::sync::Arc;
 
+use nix::errno::Errno;
+
 use crate::model::Id;
 use crate::vault::tree::{Entry, Kind, Origin, Time};
 
@@ -19,11 +21,11 @@ use super::fail::{Answer, Fail};
 use super::ino::Ino;
 use super::tree::Dir;
 use super::types::Policy;
-use super::view::{Row, View};
+use super::view::{PATH_MAX, Row, View};
 use super::world::Mounted;
 
 /// Memory for listings, in bytes.
-const MEMORY: usize = 16 << 20;
+const MEMORY: usize = 4 << 20;
 
 /// Listings that were put together lately, by the world's generation and the directory.
 pub type Pasts = Cache<(u64, Ino), Arc<Past>>;
@@ -325,6 +327,9 @@ pub fn past(
     let mut parent = above;
     if number != 0 {
         let place = view.insist(|| mounted.tree.place(number))?;
+        if place.dirs.len() > PATH_MAX / 2 {
+            return Err(Fail::Errno(Errno::ENAMETOOLONG));
+        }
         let way = place.dirs.iter().skip(1).map(|dir| dir.number).chain([number]);
         for number in way {
             let name = view.insist(|| mounted.tree.place(number)?.spot.entry().map(|entry| entry.name.clone()))?;
@@ -335,7 +340,7 @@ pub fn past(
     let newest = level.strands.first().map(|strand| &strand.newest);
     let newest = newest.into_iter().chain(level.versions.first().map(|version| &version.newest));
     let Some(newest) = newest.max_by_key(|m| (m.view.created_at, m.view.id)) else {
-        return Err(Fail::Errno(nix::errno::Errno::ESTALE));
+        return Err(Fail::Errno(Errno::ESTALE));
     };
     let access = of_name(!level.versions.is_empty(), level.access, newest.view.policy);
     let attr = access.attr(ino, changed);

@@ -11,9 +11,9 @@ use nix::libc;
 use uuid::Uuid;
 
 use crate::model::{Error, Result};
-use crate::vault::tree::{Entry, Kind, Origin};
+use crate::vault::tree::{Content, Entry, Kind, Link, Origin};
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, Push, Small};
 use super::attr::Attr;
 use super::cache::Cache;
 use super::fail::{Answer, Fail};
@@ -28,7 +28,7 @@ use super::virtuals::Change;
 use super::world::{Mounted, World};
 
 /// Memory for maps of files, in bytes.
-const MAPS: usize = 32 << 20;
+const MAPS: usize = 8 << 20;
 
 /// A request asks for no more nodes than this one after another; a path that needs more is not
 /// of this world.
@@ -38,7 +38,7 @@ const PATIENCE: usize = 100_000;
 const LINK: &[u8] = b".versions";
 
 /// Paths are not longer than this.
-const PATH_MAX: usize = 4095;
+pub const PATH_MAX: usize = 4095;
 
 /// One name in a listing.
 pub struct Row<'a> {
@@ -133,6 +133,9 @@ impl View {
     fn way_to_versions(&self, dir: Ino) -> Answer<Vec<u8>> {
         let mounted = self.mounted(dir)?;
         let dirs = mounted.tree.dirs(dir.number())?;
+        if dirs.len() > PATH_MAX / 2 {
+            return Err(Fail::Errno(Errno::ENAMETOOLONG));
+        }
         let (depth, top) = self.world().way_to_versions(dir.slot()).ok_or(Errno::ESTALE)?;
         let mut way = b"../".repeat(depth + dirs.len() - 1);
         way.extend_from_slice(top.as_bytes());
@@ -287,7 +290,37 @@ impl View {
         for id in map.ahead(offset, size) {
             self.ahead.want(&source, id);
         }
+        if map.is_whole() {
+            self.follow(ino, &source);
+        }
         Ok(map.read(source.as_ref(), offset, size)?)
+    }
+
+    /// Reads ahead for whoever reads small files one after another: those that follow in the directory.
+    fn follow(&self, ino: Ino, source: &Arc<dyn TreeSource>) {
+        let Ok(mounted) = self.mounted(ino) else { return };
+        let Some((from, to)) = mounted.stride.step(ino.number()) else { return };
+        let Ok(place) = mounted.tree.place(ino.number()) else { return };
+        let (mut files, mut last) = (Vec::new(), ino.number());
+        for (number, entry) in place.spot.following().take_while(|(number, _)| *number <= to) {
+            last = number;
+            if let Kind::File { size, holes, content: Content::Whole(blob) } = &entry.kind
+                && holes.is_empty()
+                && entry.link == Link::None
+                && number > from
+            {
+                files.push(Small { ino: ino.sibling(number, false), blob: *blob, size: *size });
+            }
+        }
+        mounted.stride.reached(last);
+        if !files.is_empty() {
+            self.ahead.want_all(source, files, move || mounted.stride.reader());
+        }
+    }
+
+    /// Says how files are given to the kernel before it asks.
+    pub fn set_push(&self, push: Push) {
+        self.ahead.set_push(push);
     }
 
     /// Where data or a hole begins. Waits for the vault.

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use crate::model::{Error, Result};
 use crate::vault::tree::Time;
 
+use super::ahead::Stride;
 use super::attr::{self, Attr};
 use super::fail::Answer;
 use super::ino::{BACKUPS, CHECKPOINTS, Ino, MAX_SLOT, PLACES, RESOURCES, ROOT, VERSIONS, first};
@@ -31,6 +32,8 @@ pub struct Mounted {
     home: Ino,
     /// The checkpoint's directory and its name there.
     point: Option<(Ino, Vec<u8>)>,
+    /// How its small files are being read.
+    pub stride: Stride,
     /// Directories with links to it, and their names.
     links: Vec<(Ino, Vec<u8>)>,
 }
@@ -224,7 +227,10 @@ impl World {
         self.touched.insert(home);
         self.slots.insert(view.id, slot);
         let created = attr::time(view.created_at);
-        self.mounted.insert(slot, Arc::new(Mounted { view, slot, tree, created, home, point, links }));
+        self.mounted.insert(
+            slot,
+            Arc::new(Mounted { view, slot, tree, created, home, point, stride: Stride::default(), links }),
+        );
         Ok(())
     }
 
