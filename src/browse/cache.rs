@@ -20,6 +20,7 @@ struct Kept<V> {
 struct Shard<K, V> {
     kept: HashMap<K, Kept<V>>,
     weight: usize,
+    newest: Option<K>,
 }
 
 /// Values by key, no more than a total weight of them.
@@ -32,7 +33,7 @@ pub struct Cache<K, V> {
 impl<K: Hash + Eq + Copy, V: Clone> Cache<K, V> {
     /// A cache for values that weigh up to `limit` together.
     pub fn new(limit: usize) -> Self {
-        let shard = || RwLock::new(Shard { kept: HashMap::new(), weight: 0 });
+        let shard = || RwLock::new(Shard { kept: HashMap::new(), weight: 0, newest: None });
         Self {
             shards: (0..SHARDS).map(|_| shard()).collect(),
             hasher: RandomState::new(),
@@ -56,15 +57,18 @@ impl<K: Hash + Eq + Copy, V: Clone> Cache<K, V> {
         Some(kept.value.clone())
     }
 
-    /// Keeps the value, dropping others where it gets too much. A value that alone is heavier
-    /// than the limit is kept too, until the next one comes.
+    /// Keeps the value, dropping others where it gets too much, but not the one that came before it. No
+    /// value counts for more than a quarter of the limit: those that are needed together, as the nodes on
+    /// the way to a file are, must never drive each other out.
     pub fn put(&self, key: K, value: V, weight: usize) {
+        let weight = weight.min(self.limit / 4);
         let mut shard = self.shard(&key).write().unwrap_or_else(PoisonError::into_inner);
         let kept = Kept { value, weight, used: AtomicBool::new(true) };
         shard.weight = shard.weight.saturating_add(weight);
         if let Some(old) = shard.kept.insert(key, kept) {
             shard.weight = shard.weight.saturating_sub(old.weight);
         }
+        let before = shard.newest.replace(key).unwrap_or(key);
         // The first round drops what was not used, the second what the first has marked so.
         for _ in 0..2 {
             if shard.weight <= self.limit {
@@ -72,13 +76,37 @@ impl<K: Hash + Eq + Copy, V: Clone> Cache<K, V> {
             }
             let (mut left, aim) = (shard.weight, self.limit / 8 * 7);
             shard.kept.retain(|k, kept| {
-                if *k == key || left <= aim || kept.used.swap(false, Ordering::Relaxed) {
+                if *k == key || *k == before || left <= aim || kept.used.swap(false, Ordering::Relaxed) {
                     return true;
                 }
                 left = left.saturating_sub(kept.weight);
                 false
             });
             shard.weight = left;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cache;
+
+    #[test]
+    fn heavy_values_leave_room_for_what_is_needed_with_them() {
+        let cache = Cache::new(super::SHARDS * 1000);
+        (0..100u32).for_each(|light| cache.put(light, light, 10));
+        for heavy in 100..104 {
+            cache.put(heavy, heavy, 1 << 20);
+            cache.put(200, 200, 10);
+            assert_eq!((cache.get(&heavy), cache.get(&200)), (Some(heavy), Some(200)));
+        }
+        // However many there are, the last two of a shard are there.
+        let one = Cache::new(super::SHARDS * 1000);
+        for _ in 0..50 {
+            for key in [1, 2] {
+                one.put(key, key, 5000);
+            }
+            assert_eq!((one.get(&1), one.get(&2)), (Some(1), Some(2)));
         }
     }
 }

@@ -53,6 +53,8 @@ struct Inner {
     view: Arc<View>,
     waiters: Pool,
     readers: Pool,
+    /// For what needs many nodes: whoever reads a file does not wait for it.
+    lookers: Pool,
     watch: Watch,
     /// Event loops that wait for the vault.
     waiting: AtomicUsize,
@@ -124,6 +126,26 @@ impl Inner {
     ) {
         let pending: Pending<R> = self.watch.hold(reply);
         self.slow(&self.readers, move |inner| {
+            let answer = work(&inner.view);
+            pending.end(|reply| match answer {
+                Ok(answer) => send(reply, answer),
+                Err(fail) => reply.refuse(inner.errno(ino, fail)),
+            });
+        });
+    }
+}
+
+impl Inner {
+    /// Answers with what all backups of a resource have.
+    fn look<R: Refuse, T>(
+        self: &Arc<Self>,
+        ino: Ino,
+        reply: R,
+        work: impl FnOnce(&View) -> Answer<T> + Send + 'static,
+        send: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let (pending, inner) = (self.watch.hold(reply), self.clone());
+        self.lookers.run(move || {
             let answer = work(&inner.view);
             pending.end(|reply| match answer {
                 Ok(answer) => send(reply, answer),
@@ -221,9 +243,10 @@ impl Filesystem for Fs {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
         if parent.is_versions() {
-            let work =
-                move |view: &View| view.past(parent)?.lookup(&name).ok_or(Fail::Errno(nix::errno::Errno::ENOENT));
-            return self.0.wait(parent, reply, work, |reply, attr| {
+            let work = move |view: &View| {
+                view.past(parent)?.lookup(view, &name)?.ok_or(Fail::Errno(nix::errno::Errno::ENOENT))
+            };
+            return self.0.look(parent, reply, work, |reply, attr| {
                 reply.entry(&Duration::ZERO, &file_attr(&attr), Generation(0));
             });
         }
@@ -241,7 +264,7 @@ impl Filesystem for Fs {
         let ino = Ino(ino.0);
         let send = move |reply: ReplyAttr, attr| reply.attr(&ttl(ino), &file_attr(&attr));
         if ino.is_versions() {
-            return self.0.wait(ino, reply, move |view| Ok(view.past(ino)?.attr), send);
+            return self.0.look(ino, reply, move |view| Ok(view.past(ino)?.attr), send);
         }
         self.0.answer(ino, reply, move |view, _| view.getattr(ino), send);
     }
@@ -297,12 +320,12 @@ impl Filesystem for Fs {
     fn readdir(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
         let ino = Ino(ino.0);
         if ino.is_versions() {
-            return self.0.wait(
+            return self.0.look(
                 ino,
                 reply,
-                move |view| view.past(ino),
-                move |mut reply, past| {
-                    past.list(offset, &mut |row| add(&mut reply, &row));
+                move |view| view.listing(ino),
+                move |mut reply, listing| {
+                    listing.list(offset, &mut |row| add(&mut reply, &row));
                     reply.ok();
                 },
             );
@@ -314,14 +337,14 @@ impl Filesystem for Fs {
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
         let ino = Ino(ino.0);
         if ino.is_versions() {
-            return self.0.wait(
+            return self.0.look(
                 ino,
                 reply,
-                move |view| view.past(ino),
-                move |mut reply, past| {
-                    past.list(offset, &mut |row| {
-                        let ttl = if row.sure { SHORTLY } else { Duration::ZERO };
-                        add_plus(&mut reply, &row, ttl)
+                move |view| view.listing(ino),
+                move |mut reply, listing| {
+                    listing.list(offset, &mut |row| {
+                        // Who may enter what depends on all backups at the moment.
+                        add_plus(&mut reply, &row, Duration::ZERO)
                     });
                     reply.ok();
                 },
@@ -410,6 +433,7 @@ pub fn open(view: Arc<View>, device: File, threads: usize) -> io::Result<Served>
         view,
         waiters: Pool::new("wait", threads.max(2), None)?,
         readers: Pool::new("read", threads.max(2) * 2, None)?,
+        lookers: Pool::new("look", 2, None)?,
         watch: Watch::new()?,
         waiting: AtomicUsize::new(0),
     };

@@ -13,7 +13,7 @@ use super::fail::{Answer, Fail};
 use super::source::TreeSource;
 
 /// Memory for decoded nodes, in bytes.
-const MEMORY: usize = 20 << 20;
+const MEMORY: usize = 32 << 20;
 
 /// What a node holds.
 pub enum Rows {

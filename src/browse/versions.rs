@@ -24,15 +24,45 @@ use super::types::Policy;
 use super::view::{PATH_MAX, Row, View};
 use super::world::Mounted;
 
-/// Memory for listings, in bytes.
-const MEMORY: usize = 4 << 20;
+/// What lies at a path, and its listings, as they were put together lately: by the world's generation
+/// and the directory.
+pub struct Pasts {
+    pasts: Cache<(u64, Ino), Arc<Past>>,
+    listings: Cache<(u64, Ino), Arc<Listing>>,
+}
 
-/// Listings that were put together lately, by the world's generation and the directory.
-pub type Pasts = Cache<(u64, Ino), Arc<Past>>;
+impl Default for Pasts {
+    fn default() -> Self {
+        Self { pasts: Cache::new(4 << 20), listings: Cache::new(8 << 20) }
+    }
+}
 
-/// An empty cache of listings.
-pub fn pasts() -> Pasts {
-    Cache::new(MEMORY)
+impl Pasts {
+    /// What lies at the path of a directory of versions, by `make` if it is not known.
+    pub fn past(&self, key: (u64, Ino), make: impl FnOnce() -> Answer<Past>) -> Answer<Arc<Past>> {
+        if let Some(past) = self.pasts.get(&key) {
+            return Ok(past);
+        }
+        let past = Arc::new(make()?);
+        if past.level.whole {
+            let weight = 256 + past.level.strands.len() * size_of::<Strand>() + past.level.versions.len() * 400;
+            self.pasts.put(key, past.clone(), weight);
+        }
+        Ok(past)
+    }
+
+    /// What is in it, likewise.
+    pub fn listing(&self, key: (u64, Ino), make: impl FnOnce() -> Answer<Listing>) -> Answer<Arc<Listing>> {
+        if let Some(listing) = self.listings.get(&key) {
+            return Ok(listing);
+        }
+        let listing = Arc::new(make()?);
+        if listing.whole {
+            let rows = listing.rows.iter().map(|(name, _)| name.len() + size_of::<(Vec<u8>, Attr)>() + 16);
+            self.listings.put(key, listing.clone(), rows.sum::<usize>() + 256);
+        }
+        Ok(listing)
+    }
 }
 
 /// A directory of versions.
@@ -40,17 +70,20 @@ pub struct Past {
     /// The directory's own attributes.
     pub attr: Attr,
     parent: Ino,
-    /// By name.
-    rows: Vec<(Vec<u8>, Attr)>,
+    level: Level,
 }
 
-impl Past {
-    /// What a name in it stands for.
-    pub fn lookup(&self, name: &[u8]) -> Option<Attr> {
-        let at = self.rows.binary_search_by(|(n, _)| n.as_slice().cmp(name)).ok()?;
-        self.rows.get(at).map(|(_, attr)| *attr)
-    }
+/// What is in one.
+pub struct Listing {
+    attr: Attr,
+    parent: Ino,
+    /// By name.
+    rows: Vec<(Vec<u8>, Attr)>,
+    /// Whether everything could be read.
+    whole: bool,
+}
 
+impl Listing {
     /// Gives `each` the names that follow `cookie`, until it answers `false`.
     pub fn list(&self, cookie: u64, each: &mut dyn FnMut(Row<'_>) -> bool) {
         let bare = |ino| Attr::directory(ino, 0o755, 0, Default::default());
@@ -63,10 +96,30 @@ impl Past {
             }
         }
     }
+}
 
-    /// What it takes in memory, in bytes.
-    pub fn weight(&self) -> usize {
-        self.rows.iter().map(|(name, _)| name.len() + size_of::<(Vec<u8>, Attr)>() + 16).sum::<usize>() + 256
+impl Past {
+    /// What a name in it stands for. Waits for the vault.
+    pub fn lookup(&self, view: &View, name: &[u8]) -> Answer<Option<Attr>> {
+        let found = descend(view, &self.level, name)?;
+        if let Some(ino) = found.ino {
+            return Ok(found.attr(ino, self.attr.mtime));
+        }
+        let mut versions = self.level.versions.iter();
+        Ok(versions.find(|version| version.name() == name).map(|version| version.attr))
+    }
+
+    /// All that is in it. Waits for the vault.
+    pub fn listing(&self, view: &View) -> Answer<Listing> {
+        let versions = self.level.versions.iter();
+        let mut rows: BTreeMap<Vec<u8>, Attr> = versions.map(|version| (version.name(), version.attr)).collect();
+        let (names, whole) = names(view, &self.level)?;
+        for (name, found) in names {
+            let access = of_name(found.file, found.access, found.newest.view.policy);
+            rows.insert(name, access.attr(found.ino, self.attr.mtime));
+        }
+        let whole = whole && self.level.whole;
+        Ok(Listing { attr: self.attr, parent: self.parent, rows: rows.into_iter().collect(), whole })
     }
 }
 
@@ -138,6 +191,26 @@ struct Level {
     strands: Vec<Strand>,
     versions: Vec<Version>,
     access: Access,
+    /// Whether everything could be read.
+    whole: bool,
+}
+
+impl Version {
+    /// What it is called: by the first backup that has it.
+    fn name(&self) -> Vec<u8> {
+        self.oldest.view.dir_name().into_bytes()
+    }
+}
+
+impl Level {
+    /// The attributes of the directory that stands for it, if there is anything.
+    fn attr(&self, ino: Ino, changed: Time) -> Option<Attr> {
+        let newest = self.strands.first().map(|strand| &strand.newest);
+        let newest = newest.into_iter().chain(self.versions.first().map(|version| &version.newest));
+        let newest = newest.max_by_key(|m| (m.view.created_at, m.view.id))?;
+        let access = of_name(!self.versions.is_empty(), self.access, newest.view.policy);
+        Some(access.attr(ino, changed))
+    }
 }
 
 fn older(a: &Arc<Mounted>, b: &Arc<Mounted>) -> Arc<Mounted> {
@@ -170,7 +243,7 @@ impl Strands {
 
 /// The roots of these backups.
 fn top(view: &View, backups: &[Arc<Mounted>]) -> Level {
-    let (mut strands, mut access) = (Strands::default(), Access::Unknown);
+    let (mut strands, mut access, mut whole) = (Strands::default(), Access::Unknown, true);
     for backup in backups {
         if backup.view.policy == Policy::Strict {
             let root = view.insist(|| {
@@ -182,6 +255,7 @@ fn top(view: &View, backups: &[Arc<Mounted>]) -> Level {
             // What cannot be read is not shown, and lets nobody in.
             if root.is_err() {
                 access = Access::Root;
+                whole = false;
             }
         } else {
             access.and_door(backup.view.policy);
@@ -189,7 +263,7 @@ fn top(view: &View, backups: &[Arc<Mounted>]) -> Level {
         strands.add(Strand { newest: backup.clone(), oldest: backup.clone(), dir: backup.tree.root() });
     }
     let ino = backups.first().map(|newest| Ino::new(newest.slot, 0).versions(0));
-    Level { ino, strands: strands.all, versions: Vec::new(), access }
+    Level { ino, strands: strands.all, versions: Vec::new(), access, whole }
 }
 
 /// What is called `name` in these directories.
@@ -199,29 +273,37 @@ fn descend(view: &View, level: &Level, name: &[u8]) -> Answer<Level> {
     let mut ino = None;
     let mut troubles = Troubles::default();
     for strand in &level.strands {
-        let found = view.insist(|| strand.newest.tree.by_name(&strand.dir, name));
-        let Some(spot) = troubles.pass(strand, found)?.flatten() else { continue };
-        let entry = spot.entry()?;
-        ino = ino.or(Some(Ino::new(strand.newest.slot, 0).versions(spot.number)));
-        if let Kind::Directory { origin, .. } = entry.kind {
-            access.and_entry(&strand.newest, strand.dir.dumps || origin == Origin::Dumps, entry);
-            let (newest, oldest) = (strand.newest.clone(), strand.oldest.clone());
-            strands.add(Strand { newest, oldest, dir: spot.dir()? });
-            continue;
-        }
-        match versions.iter_mut().find(|version| version.kind == entry.kind) {
-            Some(known) => known.oldest = older(&known.oldest, &strand.oldest),
-            None => {
+        // Everything that it takes from this backup, or nothing.
+        let look = || {
+            let Some(spot) = view.insist(|| strand.newest.tree.by_name(&strand.dir, name))? else { return Ok(None) };
+            let attr = if matches!(spot.entry()?.kind, Kind::Directory { .. }) {
+                None
+            } else {
                 let parent = Ino::new(strand.newest.slot, strand.dir.number);
                 let way = view.insist(|| strand.newest.tree.dirs(strand.dir.number))?;
-                let attr = view.insist(|| super::view::entry_attr(&strand.newest, parent, &way, spot.number, entry))?;
-                let (newest, oldest) = (strand.newest.clone(), strand.oldest.clone());
-                versions.push(Version { newest, oldest, kind: entry.kind.clone(), attr });
+                let entry = spot.entry()?;
+                Some(view.insist(|| super::view::entry_attr(&strand.newest, parent, &way, spot.number, entry))?)
+            };
+            Ok(Some((spot, attr)))
+        };
+        let Some((spot, attr)) = troubles.pass(strand, look())?.flatten() else { continue };
+        let entry = spot.entry()?;
+        ino = ino.or(Some(Ino::new(strand.newest.slot, 0).versions(spot.number)));
+        let (newest, oldest) = (strand.newest.clone(), strand.oldest.clone());
+        match (&entry.kind, attr) {
+            (Kind::Directory { origin, .. }, _) => {
+                access.and_entry(&strand.newest, strand.dir.dumps || *origin == Origin::Dumps, entry);
+                strands.add(Strand { newest, oldest, dir: spot.dir()? });
             }
+            (kind, Some(attr)) => match versions.iter_mut().find(|version| version.kind == *kind) {
+                Some(known) => known.oldest = older(&known.oldest, &oldest),
+                None => versions.push(Version { newest, oldest, kind: kind.clone(), attr }),
+            },
+            (_, None) => {}
         }
     }
-    troubles.end(strands.all.is_empty() && versions.is_empty())?;
-    Ok(Level { ino, strands: strands.all, versions, access })
+    let whole = level.whole && troubles.end(strands.all.is_empty() && versions.is_empty())?;
+    Ok(Level { ino, strands: strands.all, versions, access, whole })
 }
 
 /// Backups that could not be read: the others are shown, if there are any.
@@ -243,10 +325,11 @@ impl Troubles {
         }
     }
 
-    fn end(self, nothing: bool) -> Answer<()> {
+    /// Whether there were none.
+    fn end(self, nothing: bool) -> Answer<bool> {
         match self.0 {
             Some(fail) if nothing => Err(fail),
-            _ => Ok(()),
+            troubles => Ok(troubles.is_none()),
         }
     }
 }
@@ -260,18 +343,17 @@ struct Name {
     file: bool,
 }
 
-/// The names of everything that is or was in these directories.
-fn names(view: &View, level: &Level) -> Answer<BTreeMap<Vec<u8>, Name>> {
+/// The names of everything that is or was in these directories, and whether all of them could be read.
+fn names(view: &View, level: &Level) -> Answer<(BTreeMap<Vec<u8>, Name>, bool)> {
     let mut names: BTreeMap<Vec<u8>, Name> = BTreeMap::new();
     let mut troubles = Troubles::default();
     for Strand { newest, dir, .. } in &level.strands {
         let mut add = |number: u64, entry: &Entry| {
-            let name = names.entry(entry.name.clone()).or_insert_with(|| Name {
-                ino: Ino::new(newest.slot, 0).versions(number),
-                newest: newest.clone(),
-                access: Access::Unknown,
-                file: false,
-            });
+            if !names.contains_key(&entry.name) {
+                let (ino, newest) = (Ino::new(newest.slot, 0).versions(number), newest.clone());
+                names.insert(entry.name.clone(), Name { ino, newest, access: Access::Unknown, file: false });
+            }
+            let Some(name) = names.get_mut(&entry.name) else { return };
             match entry.kind {
                 Kind::Directory { origin, .. } => {
                     name.access.and_entry(newest, dir.dumps || origin == Origin::Dumps, entry);
@@ -295,8 +377,8 @@ fn names(view: &View, level: &Level) -> Answer<BTreeMap<Vec<u8>, Name>> {
             }
         }
     }
-    troubles.end(names.is_empty())?;
-    Ok(names)
+    let whole = troubles.end(names.is_empty())?;
+    Ok((names, whole))
 }
 
 /// Who may list the versions of what is a file in some backup and perhaps a directory in others.
@@ -337,20 +419,8 @@ pub fn past(
             level = descend(view, &level, &name)?;
         }
     }
-    let newest = level.strands.first().map(|strand| &strand.newest);
-    let newest = newest.into_iter().chain(level.versions.first().map(|version| &version.newest));
-    let Some(newest) = newest.max_by_key(|m| (m.view.created_at, m.view.id)) else {
-        return Err(Fail::Errno(Errno::ESTALE));
-    };
-    let access = of_name(!level.versions.is_empty(), level.access, newest.view.policy);
-    let attr = access.attr(ino, changed);
-    let mut rows: BTreeMap<Vec<u8>, Attr> = BTreeMap::new();
-    for version in level.versions {
-        rows.insert(version.oldest.view.dir_name().into_bytes(), version.attr);
-    }
-    for (name, found) in names(view, &Level { versions: Vec::new(), ..level })? {
-        let access = of_name(found.file, found.access, found.newest.view.policy);
-        rows.insert(name, access.attr(found.ino, changed));
-    }
-    Ok(Past { attr, parent, rows: rows.into_iter().collect() })
+    // The kernel must not keep what is not all.
+    let changed = if level.whole { changed } else { super::attr::time(jiff::Timestamp::now()) };
+    let attr = level.attr(ino, changed).ok_or(Errno::ESTALE)?;
+    Ok(Past { attr, parent, level })
 }

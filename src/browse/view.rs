@@ -1,7 +1,7 @@
 //! The file system's answers, in its own terms.
 //!
-//! All but [`View::read`], [`View::seek`], [`View::load`] and [`View::past`] answer from memory or say
-//! what is missing; those four wait for the vault.
+//! All but [`View::read`], [`View::seek`], [`View::load`], [`View::past`] and [`View::listing`] answer from memory
+//! or say what is missing; those five wait for the vault.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
@@ -23,7 +23,7 @@ use super::sheet::Sheets;
 use super::source::{TreeSource, VaultSource};
 use super::tree::Dir;
 use super::types::{BackupView, Policy, VaultAccess};
-use super::versions::{self, Past, Pasts};
+use super::versions::{self, Listing, Past, Pasts};
 use super::virtuals::Change;
 use super::world::{Mounted, World};
 
@@ -70,7 +70,7 @@ impl View {
             sources: Mutex::default(),
             sheets: Arc::default(),
             maps: Cache::new(MAPS),
-            pasts: versions::pasts(),
+            pasts: Pasts::default(),
             ahead: Ahead::new(threads)?,
         })
     }
@@ -151,15 +151,16 @@ impl View {
         let (generation, mounted, (backups, changed), above) = {
             let world = self.world();
             let mounted = world.mounted(ino.slot()).cloned().ok_or(Errno::ESTALE)?;
-            let backups = world.siblings(&mounted);
-            (world.generation(), mounted, backups, world.parent(ino.slot()))
+            let siblings = world.siblings(&mounted);
+            (world.generation(), mounted, siblings, world.parent(ino.slot()))
         };
-        if let Some(past) = self.pasts.get(&(generation, ino)) {
-            return Ok(past);
-        }
-        let past = Arc::new(versions::past(self, ino, &mounted, &backups, (above, changed))?);
-        self.pasts.put((generation, ino), past.clone(), past.weight());
-        Ok(past)
+        self.pasts.past((generation, ino), || versions::past(self, ino, &mounted, &backups, (above, changed)))
+    }
+
+    /// The names in a directory of versions. Waits for the vault.
+    pub fn listing(&self, ino: Ino) -> Answer<Arc<Listing>> {
+        let generation = self.world().generation();
+        self.pasts.listing((generation, ino), || self.past(ino)?.listing(self))
     }
 
     /// The target of a symbolic link.
@@ -419,6 +420,15 @@ impl View {
         let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
         world.remove(id);
         world.settle()
+    }
+
+    /// Shows a backup instead of another in one step, for tests.
+    #[cfg(test)]
+    pub fn exchange_from(&self, source: &Arc<dyn TreeSource>, gone: u64, backup: BackupView) -> Result<Vec<Change>> {
+        let mut world = self.world.write().unwrap_or_else(PoisonError::into_inner);
+        world.remove(gone);
+        world.add(backup, source, &self.sheets)?;
+        Ok(world.settle())
     }
 
     /// Shows a backup from any source, for tests.

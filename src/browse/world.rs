@@ -222,7 +222,12 @@ impl World {
         let shelf = self.shelves.entry(home).or_default();
         shelf.backups.insert((view.created_at, view.id), (view.policy, view.partial));
         shelf.versions = Some((versions, view.resource.clone().into_bytes()));
-        shelf.machine = machine;
+        if let Some(machine) = machine {
+            // Of two that are called alike the later is seen.
+            if let Some((dir, name)) = shelf.machine.replace(machine.clone()).filter(|old| *old != machine) {
+                self.virtuals.unlink(dir, &name);
+            }
+        }
         shelf.changed = attr::time(Timestamp::now());
         self.touched.insert(home);
         self.slots.insert(view.id, slot);
@@ -300,7 +305,9 @@ impl World {
     /// Brings the resources' directories up to date after changes, and gives all names that
     /// changed.
     pub fn settle(&mut self) -> Vec<Change> {
-        for home in std::mem::take(&mut self.touched) {
+        let touched = std::mem::take(&mut self.touched);
+        for home in &touched {
+            let home = *home;
             let Some(shelf) = self.shelves.get(&home) else { continue };
             let latest = shelf.backups.iter().rev().find(|(_, (_, partial))| !partial);
             let latest = latest.and_then(|((_, id), _)| self.by_id(*id)).map(|m| m.view.dir_name());
@@ -311,7 +318,10 @@ impl World {
             {
                 self.virtuals.set_link(*dir, name, Ino::new(newest + VERSIONS, 0));
             }
-            if shelf.backups.is_empty()
+        }
+        // Only then: what was put beside would go with its directory.
+        for home in touched {
+            if self.shelves.get(&home).is_some_and(|shelf| shelf.backups.is_empty())
                 && let Some(shelf) = self.shelves.remove(&home)
             {
                 self.virtuals.drop_empty(home, self.resources);

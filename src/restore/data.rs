@@ -86,7 +86,7 @@ impl Layout {
             if let (Some((from, _)), Some(last)) = (parts.first(), parts.last()) {
                 let (from, to) = (self.places(*from, 1).next(), self.places(end(last) - 1, 1).last());
                 if let (Some((from, _)), Some((to, _))) = (from, to) {
-                    writeback::begin(&file, from, to.saturating_sub(from));
+                    writeback::begin(&file, from, to.saturating_sub(from) + 1);
                 }
             }
         }

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use super::compress::Compression;
 use super::handle::Vault;
 use super::index::IndexObject;
+use super::index::run::RunPack;
 use super::mark::{Complete, Marks};
 use super::object;
-use super::pack::PackRecord;
+use super::pack::{PACK_TARGET, PackRecord};
 use super::records::Tombstone;
 use super::seal::Class;
 use super::writer::VaultWriter;
@@ -20,6 +21,14 @@ use crate::model::{Error, Id, Progress, Result};
 
 /// A pack is rewritten when less than this share of it lives, in percent.
 const LIVE_MIN: u64 = 70;
+
+/// The worst packs are rewritten until no more than this share of what is kept is dead, in percent of
+/// what lives.
+const DEAD_MAX: u64 = 10;
+
+/// So many packs of a class that are smaller than a quarter of a full one are put together: many backups
+/// of little leave many of them, and each costs a request.
+const SMALL_MAX: usize = 8;
 
 /// An index object lists packs with about this many blobs.
 const INDEX_BLOBS: usize = 1 << 19;
@@ -66,10 +75,8 @@ pub fn prune(vault: &Arc<Vault>, promised: &[Id], dry_run: bool, progress: &Prog
     let weight = |id: &Id| weights.get(id).copied().unwrap_or_default();
     let dead: HashSet<Id> = index.packs().filter(|p| weight(&p.id).live == 0).map(|p| p.id).collect();
     // What is lost cannot be copied. Its record stays as long as a backup needs it.
-    let thin = |id: &Id| {
-        !index.lost().contains(id) && weight(id).live > 0 && weight(id).live * 100 < weight(id).all * LIVE_MIN
-    };
-    let thin: HashSet<Id> = index.packs().filter(|p| thin(&p.id)).map(|p| p.id).collect();
+    let living = index.packs().filter(|p| weight(&p.id).live > 0 && !index.lost().contains(&p.id));
+    let thin = worth_rewriting(living.map(|pack| (pack, weight(&pack.id))).collect());
     let before = vault.stored_size();
     let mut report = PruneReport {
         packs_before: index.packs().count() as u64,
@@ -80,7 +87,7 @@ pub fn prune(vault: &Arc<Vault>, promised: &[Id], dry_run: bool, progress: &Prog
     let known: HashSet<Id> = index.packs().map(|pack| pack.id).collect();
     let strays = object::list(&*vault.store, Class::DataPack)?.iter().any(|(id, _)| !known.contains(id));
     if dry_run || (dead.is_empty() && thin.is_empty() && !strays) {
-        let share = |p: &super::index::run::RunPack| {
+        let share = |p: &RunPack| {
             let Weight { live, all } = weight(&p.id);
             if live == 0 { p.size } else { p.size / 100 * (all.saturating_sub(live) * 100 / all.max(1)) }
         };
@@ -156,6 +163,33 @@ fn weigh(marks: &Marks) -> HashMap<Id, Weight> {
         }
     }
     weights
+}
+
+/// Which of these packs are to be written anew.
+fn worth_rewriting(mut packs: Vec<(RunPack, Weight)>) -> HashSet<Id> {
+    let dead = |weight: &Weight| weight.all.saturating_sub(weight.live);
+    // The share that lives, in parts of a million; the order of ids keeps equal ones in their places.
+    let share = |weight: &Weight| u128::from(weight.live) * 1_000_000 / u128::from(weight.all.max(1));
+    packs.sort_by_key(|(pack, weight)| (share(weight), pack.id));
+    let live: u64 = packs.iter().map(|(_, weight)| weight.live).sum();
+    let mut left: u64 = packs.iter().map(|(_, weight)| dead(weight)).sum();
+    let mut thin = HashSet::new();
+    for (pack, weight) in &packs {
+        let wasteful = left.saturating_mul(100) > live.saturating_mul(DEAD_MAX) && dead(weight) > 0;
+        if wasteful || weight.live.saturating_mul(100) < weight.all.saturating_mul(LIVE_MIN) {
+            left -= dead(weight);
+            thin.insert(pack.id);
+        }
+    }
+    for class in [Class::DataPack, Class::TreePack] {
+        let is_small = |pack: &RunPack| pack.class == class && pack.size < PACK_TARGET as u64 / 4;
+        let small = packs.iter().map(|(pack, _)| pack).filter(|pack| is_small(pack) && !thin.contains(&pack.id));
+        let small: Vec<Id> = small.map(|pack| pack.id).collect();
+        if small.len() >= SMALL_MAX {
+            thin.extend(small);
+        }
+    }
+    thin
 }
 
 /// Copies the marked blobs of thin packs into new ones, in the order in which they lie.

@@ -59,7 +59,10 @@ fn every_version_of_a_file_is_a_file() {
     assert_eq!(sh(&below, "cd f; cat *-3 *-2; ls | wc -l"), "one\ntwo\n2\n");
     assert_eq!(sh(&daemon.path("browse/by-date"), "ls */*/* | wc -l"), "2\n");
     // All of it can be read at once by many.
-    sh(&top, "for i in 1 2 3 4; do find . -type f -exec cat {} + > /dev/null & done; wait");
+    sh(
+        &top,
+        "pids=; for i in 1 2 3 4; do find . -type f -exec cat {} + > /dev/null & pids+=\" $!\"; done; for p in $pids; do wait $p; done",
+    );
     let log = daemon.log();
     assert!(!log.contains("panicked"), "{log}");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::memory::{Memory, backup, dir, file, first, later, unread};
+use super::memory::{Memory, backup, dir, file, first, holding, later, unread};
 use crate::browse::attr::Attr;
 use crate::browse::fail::{Answer, Fail};
 use crate::browse::ino::{Ino, MAX_NUMBER, ROOT};
@@ -282,4 +282,52 @@ fn impossible_backups_are_refused() {
         assert!(view.add_from(&source, view_of_bad).is_err());
     }
     assert_eq!(list(&view, walk(&view, "resources").unwrap().ino).unwrap().len(), 2);
+}
+
+#[test]
+fn small_files_are_given_to_the_kernel_before_it_asks() {
+    let memory = Arc::new(Memory::default());
+    let text = |n: usize| format!("file {n} of many").repeat(n % 5 + 1);
+    let mut files: Vec<Entry> = (0..200).map(|n| holding(&memory, &format!("f{n:03}"), &text(n))).collect();
+    // What is not one blob as it stands is left to be asked for.
+    files[20] = first("f020", 2);
+    let view = view_of(&memory, memory.leaf(files));
+    let pushed: Arc<std::sync::Mutex<Vec<(Ino, Vec<u8>)>>> = Arc::default();
+    let seen = pushed.clone();
+    view.set_push(Box::new(move |ino, bytes| seen.lock().unwrap().push((ino, bytes.to_vec()))));
+    let ino = |n: usize| walk(&view, &format!("backups/7/f{n:03}")).unwrap().ino;
+    let read = |n: usize| drop(view.read(ino(n), 0, 1000).unwrap());
+    // One file, or two far apart, are nobody who reads on.
+    read(150);
+    read(0);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert!(pushed.lock().unwrap().is_empty());
+    read(1);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while pushed.lock().unwrap().len() < 50 && std::time::Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let pushed = pushed.lock().unwrap();
+    assert!((50..=64).contains(&pushed.len()), "{}", pushed.len());
+    for (at, bytes) in pushed.iter() {
+        let n = usize::try_from(at.number()).unwrap() - 1;
+        assert_eq!((*at, bytes.as_slice()), (ino(n), text(n).as_bytes()));
+        assert!(n != 20 && at.number() % 16 != 0, "{n}");
+    }
+}
+
+#[test]
+fn a_resource_that_goes_takes_no_other_with_it() {
+    let memory = Arc::new(Memory::default());
+    let source = memory.clone() as Arc<dyn TreeSource>;
+    let root = tree(&memory);
+    let view = View::new(1).unwrap();
+    let named = |id, resource: &str| BackupView { resource: resource.to_owned(), ..backup(id, root) };
+    view.add_from(&source, named(1, "a")).unwrap();
+    // Both in one step, as the daemon tells after it was away.
+    view.exchange_from(&source, 1, named(2, "b")).unwrap();
+    assert!(walk(&view, "versions/default/b").is_ok() && walk(&view, "versions/default/a").is_err());
+    assert!(walk(&view, "resources/default/b/2026-01-16T154502Z-2/e").is_ok());
+    view.exchange_from(&source, 2, named(3, "a")).unwrap();
+    assert!(walk(&view, "versions/default/a").is_ok() && walk(&view, "versions/default/b").is_err());
 }

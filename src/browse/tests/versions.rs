@@ -48,7 +48,7 @@ fn store(memory: &Memory, things: &BTreeMap<String, Thing>) -> (Id, Totals) {
 
 fn lookup(view: &View, parent: Ino, name: &str) -> Answer<Attr> {
     if parent.is_versions() {
-        return view.past(parent)?.lookup(name.as_bytes()).ok_or(Fail::Errno(Errno::ENOENT));
+        return view.past(parent)?.lookup(view, name.as_bytes())?.ok_or(Fail::Errno(Errno::ENOENT));
     }
     view.insist(|| view.lookup(parent, name.as_bytes()))?.ok_or(Fail::Errno(Errno::ENOENT))
 }
@@ -59,7 +59,7 @@ fn walk(view: &View, path: &str) -> Answer<Ino> {
 
 /// What is in a directory of versions, read two names at a time.
 fn list(view: &View, ino: Ino) -> Vec<(String, Attr)> {
-    let (past, mut rows, mut cookie) = (view.past(ino).unwrap(), Vec::new(), 0);
+    let (past, mut rows, mut cookie) = (view.listing(ino).unwrap(), Vec::new(), 0);
     loop {
         let before = rows.len();
         past.list(cookie, &mut |row| {
