@@ -243,9 +243,7 @@ impl Filesystem for Fs {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
         if parent.is_versions() {
-            let work = move |view: &View| {
-                view.past(parent)?.lookup(view, &name)?.ok_or(Fail::Errno(nix::errno::Errno::ENOENT))
-            };
+            let work = move |view: &View| view.version(parent, &name);
             return self.0.look(parent, reply, work, |reply, attr| {
                 reply.entry(&Duration::ZERO, &file_attr(&attr), Generation(0));
             });

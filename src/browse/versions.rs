@@ -51,6 +51,16 @@ impl Pasts {
         Ok(past)
     }
 
+    /// What lies there, if that was asked for before.
+    pub fn known(&self, key: (u64, Ino)) -> Option<Arc<Past>> {
+        self.pasts.get(&key)
+    }
+
+    /// What is in it, if that was asked for before.
+    pub fn listed(&self, key: (u64, Ino)) -> Option<Arc<Listing>> {
+        self.listings.get(&key)
+    }
+
     /// What is in it, likewise.
     pub fn listing(&self, key: (u64, Ino), make: impl FnOnce() -> Answer<Listing>) -> Answer<Arc<Listing>> {
         if let Some(listing) = self.listings.get(&key) {
@@ -84,6 +94,12 @@ pub struct Listing {
 }
 
 impl Listing {
+    /// What a name in it stands for.
+    pub fn lookup(&self, name: &[u8]) -> Option<Attr> {
+        let at = self.rows.binary_search_by(|(n, _)| n.as_slice().cmp(name)).ok()?;
+        self.rows.get(at).map(|(_, attr)| *attr)
+    }
+
     /// Gives `each` the names that follow `cookie`, until it answers `false`.
     pub fn list(&self, cookie: u64, each: &mut dyn FnMut(Row<'_>) -> bool) {
         let bare = |ino| Attr::directory(ino, 0o755, 0, Default::default());
@@ -396,29 +412,36 @@ fn of_name(file: bool, mut access: Access, policy: Policy) -> Access {
 
 /// What the backups of a resource, from new to old, have at the path of an inode's entry in `mounted`.
 /// The resource is seen in the directory `above`; its backups last changed at `changed`, which is the
-/// time of all directories here, so that the kernel lists them anew. Waits for the vault.
+/// time of all directories here, so that the kernel lists them anew. `known` gives what was found out
+/// about other directories. Waits for the vault.
 pub fn past(
     view: &View,
     ino: Ino,
     mounted: &Mounted,
     backups: &[Arc<Mounted>],
     (above, changed): (Ino, Time),
+    known: impl Fn(Ino) -> Option<Arc<Past>>,
 ) -> Answer<Past> {
     let number = ino.number();
-    let mut level = top(view, backups);
-    let mut parent = above;
-    if number != 0 {
+    let (level, parent) = if number == 0 {
+        (top(view, backups), above)
+    } else {
         let place = view.insist(|| mounted.tree.place(number))?;
         if place.dirs.len() > PATH_MAX / 2 {
             return Err(Fail::Errno(Errno::ENAMETOOLONG));
         }
-        let way = place.dirs.iter().skip(1).map(|dir| dir.number).chain([number]);
-        for number in way {
-            let name = view.insist(|| mounted.tree.place(number)?.spot.entry().map(|entry| entry.name.clone()))?;
-            parent = level.ino.unwrap_or(above);
-            level = descend(view, &level, &name)?;
+        let name_of = |number| view.insist(|| Ok(mounted.tree.place(number)?.spot.entry()?.name.clone()));
+        // Mostly whoever comes here was in the directory above a moment ago.
+        if let Some(past) = place.dirs.last().and_then(|dir| known(ino.versions(dir.number))) {
+            (descend(view, &past.level, &name_of(number)?)?, past.level.ino.unwrap_or(above))
+        } else {
+            let mut level = top(view, backups);
+            for dir in place.dirs.iter().skip(1) {
+                level = descend(view, &level, &name_of(dir.number)?)?;
+            }
+            (descend(view, &level, &name_of(number)?)?, level.ino.unwrap_or(above))
         }
-    }
+    };
     // The kernel must not keep what is not all.
     let changed = if level.whole { changed } else { super::attr::time(jiff::Timestamp::now()) };
     let attr = level.attr(ino, changed).ok_or(Errno::ESTALE)?;

@@ -154,7 +154,19 @@ impl View {
             let siblings = world.siblings(&mounted);
             (world.generation(), mounted, siblings, world.parent(ino.slot()))
         };
-        self.pasts.past((generation, ino), || versions::past(self, ino, &mounted, &backups, (above, changed)))
+        self.pasts.past((generation, ino), || {
+            let known = |dir| self.pasts.known((generation, dir));
+            versions::past(self, ino, &mounted, &backups, (above, changed), known)
+        })
+    }
+
+    /// What a name in a directory of versions stands for. Waits for the vault.
+    pub fn version(&self, parent: Ino, name: &[u8]) -> Answer<Attr> {
+        let found = match self.pasts.listed((self.world().generation(), parent)) {
+            Some(listing) => listing.lookup(name),
+            None => self.past(parent)?.lookup(self, name)?,
+        };
+        found.ok_or(Fail::Errno(Errno::ENOENT))
     }
 
     /// The names in a directory of versions. Waits for the vault.

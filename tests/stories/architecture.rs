@@ -16,7 +16,7 @@ const FLOORS: &[&[&str]] = &[
     &["service"],
     &["bus"],
     &["cli"],
-    &["daemon"],
+    &["daemon", "fuzz"],
     &["bin", "lib"],
 ];
 

@@ -292,9 +292,9 @@ fn small_files_are_given_to_the_kernel_before_it_asks() {
     // What is not one blob as it stands is left to be asked for.
     files[20] = first("f020", 2);
     let view = view_of(&memory, memory.leaf(files));
-    let pushed: Arc<std::sync::Mutex<Vec<(Ino, Vec<u8>)>>> = Arc::default();
+    let pushed = Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = pushed.clone();
-    view.set_push(Box::new(move |ino, bytes| seen.lock().unwrap().push((ino, bytes.to_vec()))));
+    view.set_push(Box::new(move |ino: Ino, bytes: &[u8]| seen.lock().unwrap().push((ino, bytes.to_vec()))));
     let ino = |n: usize| walk(&view, &format!("backups/7/f{n:03}")).unwrap().ino;
     let read = |n: usize| drop(view.read(ino(n), 0, 1000).unwrap());
     // One file, or two far apart, are nobody who reads on.

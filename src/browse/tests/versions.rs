@@ -48,7 +48,10 @@ fn store(memory: &Memory, things: &BTreeMap<String, Thing>) -> (Id, Totals) {
 
 fn lookup(view: &View, parent: Ino, name: &str) -> Answer<Attr> {
     if parent.is_versions() {
-        return view.past(parent)?.lookup(view, name.as_bytes())?.ok_or(Fail::Errno(Errno::ENOENT));
+        let one = view.past(parent)?.lookup(view, name.as_bytes())?.ok_or(Fail::Errno(Errno::ENOENT));
+        // Found alone or in the whole list, it is the same.
+        assert_eq!(view.version(parent, name.as_bytes()).ok(), one.as_ref().ok().copied());
+        return one;
     }
     view.insist(|| view.lookup(parent, name.as_bytes()))?.ok_or(Fail::Errno(Errno::ENOENT))
 }
