@@ -82,9 +82,11 @@ fn piece(path: &Path, from: f64, len: f64) -> io::Result<Vec<u8>> {
 fn layout(path: &Path, from: f64) -> io::Result<Vec<u64>> {
     let file = File::open(path)?;
     let at = (file.metadata()?.len() as f64 * from) as u64;
-    let seek = |whence| rustix::fs::seek(&file, whence).map_err(io::Error::from);
-    let told = [seek(rustix::fs::SeekFrom::Data(at)), seek(rustix::fs::SeekFrom::Hole(at))];
-    Ok(told.into_iter().map(|found| found.unwrap_or(u64::MAX)).collect())
+    let seek = |whence| match rustix::fs::seek(&file, whence) {
+        Err(rustix::io::Errno::NXIO) => Ok(u64::MAX),
+        told => told.map_err(io::Error::from),
+    };
+    Ok(vec![seek(rustix::fs::SeekFrom::Data(at))?, seek(rustix::fs::SeekFrom::Hole(at))?])
 }
 
 /// One operation on both sides; what it told, as text.
