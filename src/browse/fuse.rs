@@ -124,18 +124,10 @@ impl Inner {
         work: impl FnOnce(&View) -> Answer<T> + Send + 'static,
         send: impl FnOnce(R, T) + Send + 'static,
     ) {
-        let pending: Pending<R> = self.watch.hold(reply);
-        self.slow(&self.readers, move |inner| {
-            let answer = work(&inner.view);
-            pending.end(|reply| match answer {
-                Ok(answer) => send(reply, answer),
-                Err(fail) => reply.refuse(inner.errno(ino, fail)),
-            });
-        });
+        let work = held(self.watch.hold(reply), ino, work, send);
+        self.slow(&self.readers, work);
     }
-}
 
-impl Inner {
     /// Answers with what all backups of a resource have.
     fn look<R: Refuse, T>(
         self: &Arc<Self>,
@@ -144,13 +136,23 @@ impl Inner {
         work: impl FnOnce(&View) -> Answer<T> + Send + 'static,
         send: impl FnOnce(R, T) + Send + 'static,
     ) {
-        let (pending, inner) = (self.watch.hold(reply), self.clone());
-        self.lookers.run(move || {
-            let answer = work(&inner.view);
-            pending.end(|reply| match answer {
-                Ok(answer) => send(reply, answer),
-                Err(fail) => reply.refuse(inner.errno(ino, fail)),
-            });
+        let (work, inner) = (held(self.watch.hold(reply), ino, work, send), self.clone());
+        self.lookers.run(move || work(&inner));
+    }
+}
+
+/// Work whose outcome answers a request that waits.
+fn held<R: Refuse, T>(
+    pending: Pending<R>,
+    ino: Ino,
+    work: impl FnOnce(&View) -> Answer<T> + Send + 'static,
+    send: impl FnOnce(R, T) + Send + 'static,
+) -> impl FnOnce(&Inner) + Send + 'static {
+    move |inner| {
+        let answer = work(&inner.view);
+        pending.end(|reply| match answer {
+            Ok(answer) => send(reply, answer),
+            Err(fail) => reply.refuse(inner.errno(ino, fail)),
         });
     }
 }
@@ -262,7 +264,7 @@ impl Filesystem for Fs {
         let ino = Ino(ino.0);
         let send = move |reply: ReplyAttr, attr| reply.attr(&ttl(ino), &file_attr(&attr));
         if ino.is_versions() {
-            return self.0.look(ino, reply, move |view| Ok(view.past(ino)?.attr), send);
+            return self.0.look(ino, reply, move |view| view.version_attr(ino), send);
         }
         self.0.answer(ino, reply, move |view, _| view.getattr(ino), send);
     }

@@ -8,7 +8,7 @@
 //! ACLs say more than modes do, root alone may.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::errno::Errno;
 
@@ -29,11 +29,13 @@ use super::world::Mounted;
 pub struct Pasts {
     pasts: Cache<(u64, Ino), Arc<Past>>,
     listings: Cache<(u64, Ino), Arc<Listing>>,
+    /// When something could last not be read.
+    trouble: RwLock<Option<Time>>,
 }
 
 impl Default for Pasts {
     fn default() -> Self {
-        Self { pasts: Cache::new(4 << 20), listings: Cache::new(8 << 20) }
+        Self { pasts: Cache::new(4 << 20), listings: Cache::new(8 << 20), trouble: RwLock::default() }
     }
 }
 
@@ -70,8 +72,18 @@ impl Pasts {
         if listing.whole {
             let rows = listing.rows.iter().map(|(name, _)| name.len() + size_of::<(Vec<u8>, Attr)>() + 16);
             self.listings.put(key, listing.clone(), rows.sum::<usize>() + 256);
+        } else {
+            let now = super::attr::time(jiff::Timestamp::now());
+            *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = Some(now);
         }
         Ok(listing)
+    }
+
+    /// The attributes of a directory: its time changes when a listing was not all, so that the kernel does
+    /// not keep that one.
+    pub fn attr(&self, past: &Past) -> Attr {
+        let trouble = *self.trouble.read().unwrap_or_else(PoisonError::into_inner);
+        Attr { mtime: trouble.map_or(past.attr.mtime, |trouble| past.attr.mtime.max(trouble)), ..past.attr }
     }
 }
 

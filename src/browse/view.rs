@@ -160,6 +160,11 @@ impl View {
         })
     }
 
+    /// The attributes of a directory of versions. Waits for the vault.
+    pub fn version_attr(&self, ino: Ino) -> Answer<Attr> {
+        self.past(ino).map(|past| self.pasts.attr(&past))
+    }
+
     /// What a name in a directory of versions stands for. Waits for the vault.
     pub fn version(&self, parent: Ino, name: &[u8]) -> Answer<Attr> {
         let found = match self.pasts.listed((self.world().generation(), parent)) {

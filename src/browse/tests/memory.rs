@@ -23,6 +23,11 @@ impl Memory {
         id
     }
 
+    /// Takes something away, to be put back.
+    pub fn take(&self, id: &Id) -> Vec<u8> {
+        self.0.lock().unwrap().remove(id).unwrap()
+    }
+
     fn get(&self, id: &Id) -> Result<Vec<u8>> {
         self.0.lock().unwrap().get(id).cloned().ok_or_else(|| Error::damaged(format!("no blob {id}")))
     }

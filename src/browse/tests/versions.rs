@@ -236,6 +236,24 @@ fn nobody_gets_in_who_could_not_get_into_each_backup() {
 }
 
 #[test]
+fn what_could_not_be_read_for_a_while_is_not_forgotten() {
+    let memory = Arc::new(Memory::default());
+    let of = |name: &str| memory.leaf(vec![holding(&memory, name, "x")]);
+    let (old, new) = (of("old"), of("new"));
+    let root = |home| memory.leaf(vec![dir("home", home)]);
+    let view = view_of(&memory, vec![backup(1, root(old)), backup(2, root(new))]);
+    let home = walk(&view, "versions/default/web/home").unwrap();
+    let names = || list(&view, home).into_iter().skip(2).map(|(name, _)| name).collect::<Vec<_>>();
+    let before = view.version_attr(home).unwrap();
+    let away = memory.take(&old.0);
+    assert_eq!(names(), ["new"]);
+    // The kernel lists anew what has another time.
+    assert!(view.version_attr(home).unwrap().mtime > before.mtime);
+    memory.put(away);
+    assert_eq!(names(), ["new", "old"]);
+}
+
+#[test]
 fn links_by_day_and_kind_lead_to_the_backups() {
     let memory = Arc::new(Memory::default());
     let root = memory.leaf(vec![holding(&memory, "f", "x")]);
