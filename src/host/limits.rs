@@ -23,7 +23,8 @@ pub fn apply() {
 
 /// Makes the C library give large buffers back to the system when they are freed, and keeps it
 /// from growing a heap per thread: packs and chunks are megabytes and come and go, and what is
-/// said about memory is measured on the process.
+/// said about memory is measured on the process. Buffers of the size of a frame, of which there is
+/// one after another, are kept: fresh memory costs a fault every 4 KiB, a sixth of a verify.
 #[allow(unsafe_code)]
 fn return_memory() {
     #[cfg(target_env = "gnu")]
@@ -31,6 +32,7 @@ fn return_memory() {
     // value that it does not take changes nothing.
     unsafe {
         nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, 2 << 20);
+        nix::libc::mallopt(nix::libc::M_TRIM_THRESHOLD, 8 << 20);
         nix::libc::mallopt(nix::libc::M_ARENA_MAX, 2);
     }
 }

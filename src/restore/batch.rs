@@ -21,7 +21,7 @@ const ENTRIES: usize = 4096;
 /// Bytes of a batch at most, a larger file aside.
 const BYTES: u64 = 64 << 20;
 /// The same where the vault is elsewhere: at the end of a batch some threads have nothing to wait for.
-const BYTES_ELSEWHERE: u64 = 256 << 20;
+const BYTES_ELSEWHERE: u64 = 1 << 30;
 /// Entries without data that one worker takes at a time.
 const HANDFUL: usize = 32;
 

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
 use crate::model::{Id, Result};
 
 /// A segment by its pack and ordinal.
@@ -16,19 +18,19 @@ pub struct Slot {
 
 #[derive(Debug, Default)]
 struct State {
-    plain: Option<Arc<Vec<u8>>>,
+    plain: Option<Bytes>,
     /// Offsets of blobs whose ids were checked.
     verified: HashSet<u32>,
 }
 
 impl Slot {
     /// The segment's bytes, decoding them unless someone did. Others that ask meanwhile wait.
-    pub fn get(&self, decode: impl FnOnce() -> Result<Vec<u8>>) -> Result<Arc<Vec<u8>>> {
+    pub fn get(&self, decode: impl FnOnce() -> Result<Bytes>) -> Result<Bytes> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plain) = &state.plain {
             return Ok(plain.clone());
         }
-        let plain = Arc::new(decode()?);
+        let plain = decode()?;
         state.plain = Some(plain.clone());
         Ok(plain)
     }

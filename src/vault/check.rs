@@ -258,7 +258,7 @@ struct Checked {
 fn check_pack(vault: &Vault, pack: &RunPack) -> Result<Checked> {
     let key = object::key(pack.class, &pack.id);
     let mut checked = Checked::default();
-    let bytes = match vault.store.get(&key, PACK_MAX) {
+    let mut bytes = match vault.store.get(&key, PACK_MAX) {
         Ok(bytes) => bytes,
         Err(e) if matches!(e.kind, ErrorKind::NotFound | ErrorKind::Damaged) => {
             checked.problems.push((key, e.message));
@@ -283,10 +283,10 @@ fn check_pack(vault: &Vault, pack: &RunPack) -> Result<Checked> {
     let sealer = vault.keys.sealer(pack.class, pack.salt)?;
     for (ordinal, segment) in (0u32..).zip(&record.segments) {
         let start = segment.offset as usize;
-        let frame = bytes.get(start..start.saturating_add(segment.stored_len as usize)).map(<[u8]>::to_vec);
+        let frame = bytes.get_mut(start..start.saturating_add(segment.stored_len as usize));
         let plain = frame
             .ok_or_else(|| Error::damaged("a frame leaves its pack"))
-            .and_then(|mut frame| pack::open_frame(&sealer, ordinal, segment.codec, segment.plain_len, &mut frame));
+            .and_then(|frame| pack::open_frame(&sealer, ordinal, segment.codec, segment.plain_len, frame));
         let mut at = 0;
         match plain {
             Ok(plain) => {

@@ -1,5 +1,6 @@
 //! Compression of one record at a time.
 
+use std::borrow::Cow;
 use std::io::{Read, Write};
 
 use crate::model::{Error, Result};
@@ -105,17 +106,18 @@ impl Compressor {
     }
 }
 
-/// Undoes compression. `plain_len` is authenticated with the record; no more is ever allocated.
-pub fn decompress(codec: u8, data: &[u8], plain_len: usize) -> Result<Vec<u8>> {
+/// Undoes compression; what was not compressed is `data` itself. `plain_len` is authenticated with the
+/// record; no more is ever allocated.
+pub fn decompress(codec: u8, data: &[u8], plain_len: usize) -> Result<Cow<'_, [u8]>> {
     let bad = |why: &str| Error::damaged(format!("a record cannot be decompressed: {why}"));
     let plain = match codec {
-        PLAIN => data.to_vec(),
-        ZSTD => zstd::bulk::decompress(data, plain_len).map_err(|e| bad(&e.to_string()))?,
+        PLAIN => Cow::Borrowed(data),
+        ZSTD => zstd::bulk::decompress(data, plain_len).map_err(|e| bad(&e.to_string()))?.into(),
         GZIP => {
             let mut plain = Vec::with_capacity(plain_len);
             let limit = u64::try_from(plain_len).unwrap_or(u64::MAX).saturating_add(1);
             flate2::read::GzDecoder::new(data).take(limit).read_to_end(&mut plain).map_err(|e| bad(&e.to_string()))?;
-            plain
+            plain.into()
         }
         _ => return Err(bad("its codec is unknown")),
     };

@@ -1,8 +1,11 @@
 //! Reading much of a vault elsewhere: neighbouring frames of a pack in one request, where a request
 //! costs more than the bytes it brings.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::OnceLock;
+
+use bytes::Bytes;
 
 use super::handle::{Blob, Vault};
 use super::index::Found;
@@ -78,11 +81,22 @@ impl Stretch {
         let key = object::key(first.pack.class, &first.pack.id);
         let bytes = vault.read(|store: &dyn ObjectStore| store.get_range(&key, start.into(), at(len)));
         let Ok(mut bytes) = bytes else { return };
+        let mut opened = Vec::with_capacity(self.frames.len());
         for found in &self.frames {
             let from = at(found.segment.offset.saturating_sub(start));
-            let Some(frame) = bytes.get_mut(from..from.saturating_add(at(found.segment.stored_len))) else { return };
-            let slot = vault.cache.slot((found.pack.id, found.segment.ordinal), at(found.segment.plain_len));
-            let _ = slot.get(|| found.segment.open(&sealer, frame));
+            let Some(frame) = bytes.get_mut(from..from.saturating_add(at(found.segment.stored_len))) else { break };
+            match found.segment.open(&sealer, frame) {
+                Ok(Cow::Owned(plain)) => opened.push((found, Ok(Bytes::from(plain)))),
+                Ok(Cow::Borrowed(plain)) => opened.push((found, Err(from..from + plain.len()))),
+                Err(_) => {}
+            }
+        }
+        // What was not compressed stays where it was read.
+        let bytes = Bytes::from(bytes);
+        for (found, plain) in opened {
+            let plain = plain.unwrap_or_else(|range| bytes.slice(range));
+            let slot = vault.cache.slot((found.pack.id, found.segment.ordinal), plain.len());
+            let _ = slot.get(|| Ok(plain));
         }
     }
 }

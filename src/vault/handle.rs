@@ -1,11 +1,13 @@
 //! An open vault.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::cache::SegmentCache;
@@ -35,15 +37,13 @@ pub struct NewVault {
 /// A blob's plain bytes, verified against its id; shares its segment's memory.
 #[derive(Debug, Clone)]
 pub struct Blob {
-    segment: Arc<Vec<u8>>,
-    start: usize,
-    end: usize,
+    bytes: Bytes,
 }
 
 impl Deref for Blob {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        self.segment.get(self.start..self.end).unwrap_or_default()
+        &self.bytes
     }
 }
 
@@ -324,29 +324,36 @@ impl Vault {
             }
             slot.set_verified(found.offset);
         }
-        Ok(Blob { segment, start, end })
+        Ok(Blob { bytes: segment.slice(start..end) })
     }
 
-    fn decode(&self, found: &Found) -> Result<Vec<u8>> {
+    fn decode(&self, found: &Found) -> Result<Bytes> {
         let sealer = self.keys.sealer(found.pack.class, found.pack.salt)?;
         let key = super::object::key(found.pack.class, &found.pack.id);
         let len = usize::try_from(found.segment.stored_len).unwrap_or(usize::MAX);
         let segment = found.segment;
-        let open = |frame: &mut [u8]| segment.open(&sealer, frame);
+        let open = |mut frame: Vec<u8>| {
+            let len = match segment.open(&sealer, &mut frame)? {
+                Cow::Owned(plain) => return Ok(Bytes::from(plain)),
+                Cow::Borrowed(plain) => plain.len(),
+            };
+            frame.truncate(len);
+            Ok(Bytes::from(frame))
+        };
         let frames = self.frames.get().filter(|_| found.pack.class == Class::TreePack);
         if let Some(frames) = frames
-            && let Some(mut frame) = frames.get(&found.pack.id, segment.ordinal, len)
+            && let Some(frame) = frames.get(&found.pack.id, segment.ordinal, len)
         {
-            match open(&mut frame) {
+            match open(frame) {
                 Ok(plain) => return Ok(plain),
                 Err(_) => frames.drop_frame(&found.pack.id, segment.ordinal),
             }
         }
         self.read(|store| {
-            let mut frame = store.get_range(&key, segment.offset.into(), len)?;
+            let frame = store.get_range(&key, segment.offset.into(), len)?;
             // Opening a frame changes it.
             let sealed = frames.map(|_| frame.clone());
-            let plain = open(&mut frame).map_err(|e| e.context(&key))?;
+            let plain = open(frame).map_err(|e: Error| e.context(&key))?;
             if let (Some(frames), Some(sealed)) = (frames, sealed) {
                 frames.put(&found.pack.id, segment.ordinal, &sealed);
             }

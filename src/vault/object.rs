@@ -1,5 +1,7 @@
 //! Small sealed objects: one header, one record.
 
+use std::borrow::Cow;
+
 use super::compress::{self, Compression, Compressor};
 use super::seal::{Class, HEADER_LEN, Keys, Record};
 use crate::model::{Error, Id, Result};
@@ -64,7 +66,7 @@ pub fn open(keys: &Keys, class: Class, stored: &mut [u8]) -> Result<Vec<u8>> {
         return Err(Error::damaged("an object is too large"));
     }
     let packed = sealer.open(Record { ordinal: 0, codec, plain_len }, sealed)?;
-    compress::decompress(codec, packed, usize::try_from(plain_len).unwrap_or(usize::MAX))
+    compress::decompress(codec, packed, usize::try_from(plain_len).unwrap_or(usize::MAX)).map(Cow::into_owned)
 }
 
 /// Stores `plain` as a new object and gives its id.

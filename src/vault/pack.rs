@@ -6,6 +6,8 @@
 //! A frame is one segment, compressed and sealed with its ordinal. The directory, sealed with the
 //! highest ordinal, says what is where; the footer where the directory is.
 
+use std::borrow::Cow;
+
 use super::codec::{Reader, Writer};
 use super::compress::{self, PLAIN};
 use super::seal::{Class, HEADER_LEN, Keys, Record, Sealer, TAG_LEN};
@@ -212,8 +214,14 @@ pub fn read_record(store: &dyn ObjectStore, keys: &Keys, id: &Id, size: u64) -> 
     Ok(PackRecord { id: *id, salt: sealer.salt, class, size, segments })
 }
 
-/// Opens one frame: authenticates, then decompresses.
-pub fn open_frame(sealer: &Sealer, ordinal: u32, codec: u8, plain_len: u32, frame: &mut [u8]) -> Result<Vec<u8>> {
+/// Opens one frame: authenticates, then decompresses. What was not compressed is the beginning of `frame`.
+pub fn open_frame<'a>(
+    sealer: &Sealer,
+    ordinal: u32,
+    codec: u8,
+    plain_len: u32,
+    frame: &'a mut [u8],
+) -> Result<Cow<'a, [u8]>> {
     let plain = usize::try_from(plain_len).ok().filter(|len| *len <= SEGMENT_MAX);
     let plain = plain.ok_or_else(|| Error::damaged("a segment is too long"))?;
     let packed = sealer.open(Record { ordinal, codec, plain_len }, frame)?;

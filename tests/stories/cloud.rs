@@ -501,8 +501,12 @@ fn figures_against_rclone() {
     let packs = daemon.path("disk/packs").display().to_string();
     for turn in 0..3 {
         let (up, up_requests) = copy(&packs, &format!("s:bucket/rclone{turn}"));
+        let since = Instant::now();
         let (down, down_requests) =
             copy(&format!("s:bucket/rclone{turn}"), &format!("{}/back{turn}", daemon.dir().display()));
+        // A restore ends when everything is on disk.
+        sh(daemon.dir(), &format!("sync -f back{turn}"));
+        let down_synced = since.elapsed().as_secs_f64();
         sh(daemon.dir(), &format!("rm -rf back{turn}"));
         let before = requests(&server);
         daemon.ok("UpdateVault sa{sv} cloud 1 destinations as 2 disk off");
@@ -541,7 +545,7 @@ fn figures_against_rclone() {
         sh(daemon.dir(), &format!("mv away disk; rm -rf target{turn}"));
         println!(
             "up: rclone {up:.1} s, {up_requests} requests; sync {:.1} s, {sync_requests}. \
-             down: rclone {down:.1} s, {down_requests} requests; restore {:.1} s, {restore_requests}",
+             down: rclone {down:.1} s, on disk {down_synced:.1} s, {down_requests} requests; restore {:.1} s, {restore_requests}",
             took(&sync),
             took(&job)
         );

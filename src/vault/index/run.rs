@@ -9,6 +9,7 @@
 //! ```
 //! Numbers are little-endian.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -59,8 +60,8 @@ pub struct RunSegment {
 }
 
 impl RunSegment {
-    /// Opens the segment's frame: authenticates, then decompresses.
-    pub fn open(&self, sealer: &Sealer, frame: &mut [u8]) -> Result<Vec<u8>> {
+    /// Opens the segment's frame, as [`pack::open_frame`] does.
+    pub fn open<'a>(&self, sealer: &Sealer, frame: &'a mut [u8]) -> Result<Cow<'a, [u8]>> {
         pack::open_frame(sealer, self.ordinal, self.codec, self.plain_len, frame)
     }
 }
