@@ -104,7 +104,11 @@ pub enum Task {
         repair: bool,
     },
     /// Brings mirrors up to date.
-    Sync,
+    Sync {
+        /// This one alone, so that it waits for none of the others.
+        #[serde(default)]
+        mirror: Option<u64>,
+    },
     /// Tries a destination.
     Test {
         /// Which.
@@ -214,7 +218,7 @@ impl Task {
             Self::Delete => "delete",
             Self::Prune { .. } => "prune",
             Self::Verify { .. } => "verify",
-            Self::Sync => "sync",
+            Self::Sync { .. } => "sync",
             Self::Test { .. } => "test",
             Self::Remove { .. } => "remove",
             Self::Rebuild { .. } => "rebuild",

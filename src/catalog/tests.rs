@@ -123,7 +123,7 @@ fn indexes_follow_their_rows() {
     let catalog = Catalog::open(dir.path()).unwrap();
     let job = |id, state| Job {
         id,
-        task: Task::Sync,
+        task: Task::Sync { mirror: None },
         state,
         resource: None,
         backup: None,

@@ -61,8 +61,8 @@ pub enum Key {
     Resource(u64),
     /// A vault.
     Vault(u64),
-    /// The mirrors of a vault.
-    Mirrors(u64),
+    /// A vault's mirror, by its destination; a destination holds one vault.
+    Mirror(u64),
     /// The snapshots of a resource.
     Snapshots(u64),
 }

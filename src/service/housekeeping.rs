@@ -33,13 +33,13 @@ fn verify_due(row: &VaultRow) -> Option<Timestamp> {
     Some(again.map_or(due, |again| due.max(again)))
 }
 
-fn draft(vault: u64, task: Task) -> Draft {
-    let key = vec![Key::Vault(vault)];
+fn draft(t: &impl Tables, row: &VaultRow, task: Task) -> Result<Draft> {
+    let key = vec![Key::Vault(row.id)];
     let ticket = match task {
         Task::Prune { .. } => Ticket { exclusive: key, ..Ticket::free(Lane::Maintenance) },
-        _ => mirrors::verify_ticket(vault),
+        _ => mirrors::verify_ticket(t, row)?,
     };
-    Draft { vault: Some(vault), ..Draft::new(task, ticket) }
+    Ok(Draft { vault: Some(row.id), ..Draft::new(task, ticket) })
 }
 
 impl Service {
@@ -86,7 +86,7 @@ impl Service {
                 return Ok(());
             }
             tracing::info!("vault {:?}: {} is due", row.name, task.kind());
-            let (id, draft) = (w.next_id::<Job>()?, draft(row.id, task));
+            let (id, draft) = (w.next_id::<Job>()?, draft(w, &row, task)?);
             w.put(&draft.row(id, self.now()))?;
             batch.push((id, draft.ticket));
             Ok(())

@@ -1,20 +1,21 @@
 //! Mirrors: copies of a vault on its other destinations.
 //!
 //! A backup is completed when the first destination holds it. The mirrors are brought up to date by
-//! a job of their own: after every change, at every start, and again where that failed, so that
-//! one that is down delays nothing and is caught up when it is there again.
+//! a job for each: after every change, at every start, and again where that failed, so that one
+//! that is down or slow delays nothing and is caught up when it is there again.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::fields::Fields;
 use super::submit::Draft;
-use super::{Service, destinations, select, vaults};
+use super::{Service, destinations, locked, select, vaults};
 use crate::catalog::vault::MirrorRow;
 use crate::catalog::{Backup, Destination, Job, State, Tables, Task, VaultRow, Writer, backup};
 use crate::jobs::{Key, Lane, Ticket};
-use crate::model::{Error, Id, Map, Result};
+use crate::model::{Error, Id, Map, Progress, Result};
 use crate::store::Place;
 
 /// A mirror that failed is tried again after this long, and twice as long each time it fails again.
@@ -22,15 +23,50 @@ const AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// But never later than this.
 const AT_LAST: SignedDuration = SignedDuration::from_mins(30);
 
-/// What a job that brings the mirrors of a vault up to date needs. It goes beside backups and
-/// prunes of the vault.
-pub(super) fn ticket(vault: u64) -> Ticket {
-    Ticket { exclusive: vec![Key::Mirrors(vault)], ..Ticket::free(Lane::Copies) }
+/// What a job that brings these mirrors up to date needs. It goes beside backups and prunes of the vault.
+fn ticket(mirrors: impl IntoIterator<Item = u64>) -> Ticket {
+    Ticket { exclusive: mirrors.into_iter().map(Key::Mirror).collect(), ..Ticket::free(Lane::Copies) }
 }
 
-/// What a check of a vault needs: nothing is deleted from it meanwhile, nor from its mirrors.
-pub(super) fn verify_ticket(vault: u64) -> Ticket {
-    Ticket { exclusive: vec![Key::Mirrors(vault)], shared: vec![Key::Vault(vault)], ..Ticket::free(Lane::Maintenance) }
+/// The same from the job's row.
+pub(super) fn sync_ticket(vault: &VaultRow, mirror: Option<u64>) -> Ticket {
+    mirror.map_or_else(|| ticket(vault.mirrors.keys().copied()), |mirror| ticket([mirror]))
+}
+
+/// What a check of a vault needs: nothing is deleted from it meanwhile, nor from its mirrors. A mirror that
+/// is copied to when the check is asked for is not waited for in the queue, or whatever waits for the check
+/// would wait for days: see [`CHECK_PATIENCE`].
+pub(super) fn verify_ticket(t: &impl Tables, vault: &VaultRow) -> Result<Ticket> {
+    let open = super::resources::open_jobs(t)?;
+    let free = vault.mirrors.keys().copied().filter(|id| !copying(&open, vault.id, *id));
+    Ok(Ticket {
+        exclusive: free.map(Key::Mirror).collect(),
+        shared: vec![Key::Vault(vault.id)],
+        ..Ticket::free(Lane::Maintenance)
+    })
+}
+
+/// Whether a job that brings the mirror up to date is among these.
+fn copying(jobs: &[Job], vault: u64, mirror: u64) -> bool {
+    jobs.iter().filter(|j| j.vault == Some(vault)).any(|j| match j.task {
+        Task::Sync { mirror: only } => only.is_none_or(|only| only == mirror),
+        _ => false,
+    })
+}
+
+/// So long a check waits for a mirror that is copied to.
+pub(super) const CHECK_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A mirror that nobody else copies to or checks meanwhile.
+pub(super) struct Held<'a> {
+    service: &'a Service,
+    mirror: u64,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        locked(&self.service.mirrors_held).remove(&self.mirror);
+    }
 }
 
 /// When a mirror is tried next, if it is behind.
@@ -156,7 +192,7 @@ fn promote(w: &Writer, row: &mut VaultRow, new: &Destination, old: u64, force: b
     vaults::refuse_removing(row)?;
     // A copy into a mirror may hang because the first one is lost.
     let jobs = super::resources::open_jobs(w)?;
-    if !force || jobs.iter().any(|j| j.vault == Some(row.id) && j.task != Task::Sync) {
+    if !force || jobs.iter().any(|j| j.vault == Some(row.id) && !matches!(j.task, Task::Sync { .. })) {
         vaults::refuse_jobs(w, row)?;
     }
     let mirror = row.mirrors.get(&new.id).filter(|mirror| mirror.joined).ok_or_else(|| {
@@ -213,6 +249,20 @@ pub(super) fn over(t: &impl Tables, vault: u64, place: &Destination) -> Result<O
 }
 
 impl Service {
+    /// Takes a mirror for a job; waits for another that has it, but no longer than `patience`. Tickets see
+    /// to most of this, and to the rest of it they cannot.
+    pub(super) fn hold_mirror(&self, mirror: u64, patience: Duration, progress: &Progress) -> Result<Held<'_>> {
+        let since = Instant::now();
+        while !locked(&self.mirrors_held).insert(mirror) {
+            if since.elapsed() > patience {
+                return Err(Error::invalid_state("another job still copies to it or checks it; try again later"));
+            }
+            progress.check()?;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(Held { service: self, mirror })
+    }
+
     /// Where a vault's mirrors are that were filled before.
     pub(super) fn mirror_places(&self, row: &VaultRow) -> Vec<Place> {
         let places = self.catalog.read(|r| {
@@ -274,9 +324,10 @@ impl Service {
     pub(super) fn tick_mirrors(&self, now: Timestamp) -> Result<Option<Timestamp>> {
         let mut next: Option<Timestamp> = None;
         for row in self.catalog.read(Tables::all::<VaultRow>)?.into_iter().filter(|v| !v.removing && !v.emptied) {
-            let Some(due) = row.mirrors.values().filter_map(due).min() else { continue };
-            if due > now {
-                next = Some(next.map_or(due, |next| next.min(due)));
+            let due = row.mirrors.iter().filter_map(|(mirror, state)| due(state).map(|due| (*mirror, due)));
+            let (now_due, later): (Vec<_>, Vec<_>) = due.partition(|(_, due)| *due <= now);
+            next = later.into_iter().map(|(_, due)| due).chain(next).min();
+            if now_due.is_empty() {
                 continue;
             }
             self.submit_all(|w, batch| {
@@ -284,13 +335,13 @@ impl Service {
                     return Ok(());
                 }
                 let open = super::resources::open_jobs(w)?;
-                if open.iter().any(|j| j.vault == Some(row.id) && j.task == Task::Sync) {
-                    return Ok(());
+                for (mirror, _) in now_due.into_iter().filter(|(mirror, _)| !copying(&open, row.id, *mirror)) {
+                    let task = Task::Sync { mirror: Some(mirror) };
+                    let draft = Draft { vault: Some(row.id), ..Draft::new(task, ticket([mirror])) };
+                    let id = w.next_id::<Job>()?;
+                    w.put(&draft.row(id, now))?;
+                    batch.push((id, draft.ticket));
                 }
-                let draft = Draft { vault: Some(row.id), ..Draft::new(Task::Sync, ticket(row.id)) };
-                let id = w.next_id::<Job>()?;
-                w.put(&draft.row(id, now))?;
-                batch.push((id, draft.ticket));
                 Ok(())
             })?;
         }

@@ -77,7 +77,7 @@ mod work;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -119,6 +119,8 @@ pub struct Service {
     settling: Mutex<()>,
     /// Held while a vault or destination is made or moved, outside of transactions.
     making: Mutex<()>,
+    /// Mirrors that something is copied to, or that are checked.
+    mirrors_held: Mutex<HashSet<u64>>,
     /// When it was last looked for what is overdue.
     overdue_looked: Mutex<Option<jiff::Timestamp>>,
     /// The metrics as they were last written, and when.
@@ -183,6 +185,7 @@ impl Service {
             machine: RwLock::new(machine),
             descriptors: Mutex::default(),
             submitting: Mutex::default(),
+            mirrors_held: Mutex::default(),
             settling: Mutex::default(),
             making: Mutex::default(),
             overdue_looked: Mutex::default(),

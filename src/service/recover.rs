@@ -22,7 +22,7 @@ enum Fate {
 
 fn fate(job: &Job) -> Fate {
     match (&job.task, job.state) {
-        (Task::Delete | Task::Remove { .. } | Task::Rebuild { .. } | Task::DeleteSnapshot { .. } | Task::Sync, _) => {
+        (Task::Delete | Task::Remove { .. } | Task::Rebuild { .. } | Task::DeleteSnapshot { .. } | Task::Sync { .. }, _) => {
             Fate::Again
         }
         // What it was to hold is not there any more.
@@ -65,8 +65,8 @@ fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
     }
     Ok(match (&job.task, job.backup) {
         (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
-        (Task::Verify { .. }, None) => mirrors::verify_ticket(job.vault.unwrap_or_default()),
-        (Task::Sync, _) => mirrors::ticket(job.vault.unwrap_or_default()),
+        (Task::Verify { .. }, None) => mirrors::verify_ticket(t, &t.need(job.vault.unwrap_or_default())?)?,
+        (Task::Sync { mirror }, _) => mirrors::sync_ticket(&t.need(job.vault.unwrap_or_default())?, *mirror),
         (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
         (Task::Delete, Some(id)) => backups::delete_ticket(&t.need(id)?),
         (Task::Prune { .. } | Task::Remove { .. } | Task::Rebuild { .. } | Task::Delete, _) => {

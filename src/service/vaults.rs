@@ -332,7 +332,7 @@ impl Service {
             let row = select::vault(w, selector)?;
             refuse_removing(&row)?;
             let task = Task::Verify { read_data: read_data || repair, repair };
-            Ok(Draft { vault: Some(row.id), ..Draft::new(task, mirrors::verify_ticket(row.id)) })
+            Ok(Draft { vault: Some(row.id), ..Draft::new(task, mirrors::verify_ticket(w, &row)?) })
         })
     }
 
@@ -342,7 +342,7 @@ impl Service {
         self.submit(|w| {
             let row = select::vault(w, selector)?;
             refuse_removing(&row)?;
-            Ok(Draft { vault: Some(row.id), ..Draft::new(Task::Sync, mirrors::ticket(row.id)) })
+            Ok(Draft { vault: Some(row.id), ..Draft::new(Task::Sync { mirror: None }, mirrors::sync_ticket(&row, None)) })
         })
     }
 

@@ -322,6 +322,51 @@ fn a_mirror_in_a_bucket_holds_nothing_up_and_is_enough() {
 }
 
 #[test]
+fn a_mirror_that_is_filled_for_days_delays_none_of_the_others() {
+    needs_root!("a_mirror_that_is_filled_for_days_delays_none_of_the_others");
+    let story = "a_mirror_that_is_filled_for_days_delays_none_of_the_others";
+    let Some(server) = Server::start(Kind::Seaweed, story) else { return };
+    let mut daemon = Daemon::start();
+    let (endpoint, login) = (server.endpoint(), credential(&daemon));
+    for name in ["disk", "near"] {
+        daemon.ok(&format!("AddDestination ssa{{sv}} {name} local 1 directory s {}", daemon.path(name).display()));
+    }
+    // What there is takes it minutes.
+    daemon.ok(&format!(
+        "AddDestination ssa{{sv}} far s3 4 bucket s bucket endpoint s {endpoint} credential s {login} bandwidth_limit t 65536"
+    ));
+    daemon.ok("AddVault sa{sv} cloud 1 destinations as 3 disk near far");
+    random_files(&daemon.source(), "f", 40, 900_000);
+    daemon.add("tree", &daemon.source());
+    let current = |daemon: &Daemon, id: u64| {
+        wait_for("the near mirror has it", Duration::from_secs(60), || {
+            daemon.ok(&format!("GetBackup t {id}"))["destinations"][1]["status"] == "completed"
+        });
+    };
+    let (first, second) = (back_up(&daemon, "tree"), {
+        sh(&daemon.source(), "rm f00001; echo more > more");
+        back_up(&daemon, "tree")
+    });
+    current(&daemon, first);
+    current(&daemon, second);
+    // Neither do deletions, prunes and checks wait.
+    daemon.work(&format!("DeleteBackup ta{{sv}} {first} 0"));
+    daemon.work("PruneVault sa{sv} cloud 0");
+    sh(&daemon.source(), "echo more >> more");
+    let third = back_up(&daemon, "tree");
+    current(&daemon, third);
+    let checked = daemon.wait(number(&daemon.ok("VerifyVault sa{sv} cloud 1 read_data b true")));
+    assert!(checked.to_string().contains("still copies to it"), "{checked}");
+    assert_ne!(daemon.ok(&format!("GetBackup t {third}"))["destinations"][2]["status"], "completed", "it was slow");
+    for job in daemon.ok("ListJobs a{sv} 1 page_size u 100")[1].as_array().unwrap() {
+        if job["kind"] == "sync" && job["completed_at"].is_null() {
+            daemon.ok(&format!("CancelJob ta{{sv}} {} 0", job["id"]));
+        }
+    }
+    daemon.assert_well();
+}
+
+#[test]
 fn a_store_that_is_down_is_an_error_to_readers_and_no_more() {
     needs_root!("a_store_that_is_down_is_an_error_to_readers_and_no_more");
     let story = "a_store_that_is_down_is_an_error_to_readers_and_no_more";

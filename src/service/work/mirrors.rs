@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -25,20 +26,21 @@ struct Done {
 }
 
 impl Service {
-    pub(super) fn run_sync(&self, job: &Job, progress: &Arc<Progress>) -> Result<Report> {
+    pub(super) fn run_sync(&self, job: &Job, only: Option<u64>, progress: &Arc<Progress>) -> Result<Report> {
         let id = job.vault.ok_or_else(|| Error::failed("the job names no vault"))?;
         // What changes from here on makes them be behind again.
         let row = self.catalog.write(|w| {
             let mut row: VaultRow = w.need(id)?;
-            let before = row.clone();
-            row.mirrors.values_mut().for_each(|mirror| mirror.behind = false);
+            let mut before = row.clone();
+            before.mirrors.retain(|id, _| only.is_none_or(|only| only == *id));
+            row.mirrors.iter_mut().filter(|(id, _)| before.mirrors.contains_key(*id)).for_each(|(_, m)| m.behind = false);
             w.put(&row)?;
             Ok(before)
         })?;
         if row.mirrors.is_empty() {
             return Ok(Report::of(json!({
                 "copied": 0,
-                "message": format!("vault {:?} has one destination; there is nothing to bring up to date", row.name),
+                "message": format!("vault {:?} has no such mirror; there is nothing to bring up to date", row.name),
             })));
         }
         let done = match self.sync_all(job, &row, progress) {
@@ -83,7 +85,9 @@ impl Service {
             let vault = &open.vault;
             let begun = wanted.into_iter().map(|(over, place, joined)| {
                 scope.spawn(move || {
-                    let result = self.sync_one(row, vault, &place, over.clone(), joined, progress);
+                    let result = self
+                        .hold_mirror(place.id, Duration::MAX, progress)
+                        .and_then(|_held| self.sync_one(row, vault, &place, over.clone(), joined, progress));
                     Done { place, over, first: !joined, result }
                 })
             });

@@ -149,7 +149,7 @@ impl Work for Service {
             Task::Delete => self.run_delete(&job, progress),
             Task::Prune { dry_run } => self.run_prune(&job, *dry_run, progress),
             Task::Verify { read_data, repair } => self.run_verify(&job, *read_data, *repair, progress),
-            Task::Sync => self.run_sync(&job, progress),
+            Task::Sync { mirror } => self.run_sync(&job, *mirror, progress),
             Task::Test { destination } => self.run_test(*destination, progress),
             Task::Rebuild { machine, rename } => self.run_rebuild(&job, machine, *rename, progress),
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),

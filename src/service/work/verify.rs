@@ -33,8 +33,9 @@ struct Copies {
 }
 
 /// A copy that can be read.
-struct Opened {
+struct Opened<'a> {
     name: String,
+    _held: Option<mirrors::Held<'a>>,
     store: Arc<dyn ObjectStore>,
     over: Option<HashSet<Id>>,
 }
@@ -127,12 +128,21 @@ impl Service {
         let mut away = Vec::new();
         for (i, (over, place)) in places.into_iter().enumerate() {
             let (name, mirror) = (place.name.clone(), row.mirrors.get(&place.id));
+            let held = mirror.filter(|_| i > 0).map(|_| self.hold_mirror(place.id, mirrors::CHECK_PATIENCE, progress)).transpose();
+            let (held, mirror) = match held {
+                Ok(held) => (held, mirror),
+                Err(e) if e.kind == ErrorKind::Cancelled => return Err(e),
+                Err(e) => {
+                    away.push((name, e));
+                    continue;
+                }
+            };
             let store = match mirror.filter(|_| i > 0) {
                 None => Ok(Arc::clone(open.vault.store())),
                 Some(mirror) => self.open_to_check(row, open, &place, mirror, over.clone(), (repair, progress), copies),
             };
             match store {
-                Ok(store) => opened.push(Opened { name, store, over: over.filter(|_| i > 0) }),
+                Ok(store) => opened.push(Opened { name, _held: held, store, over: over.filter(|_| i > 0) }),
                 Err(e) if e.kind == ErrorKind::Cancelled => return Err(e),
                 Err(e) => away.push((name, e)),
             }
@@ -176,7 +186,7 @@ impl Service {
         holds_copy(&*store, &open.vault)?;
         let busy = self.catalog.read(|r| {
             let jobs = resources::open_jobs(r)?;
-            let writes = |task: &Task| matches!(task, Task::Backup { .. } | Task::Sync);
+            let writes = |task: &Task| matches!(task, Task::Backup { .. } | Task::Sync { .. });
             Ok(jobs.iter().any(|j| j.vault == Some(row.id) && writes(&j.task)))
         })?;
         if busy || mirror.behind {
