@@ -358,7 +358,14 @@ mod tests {
         add("secret", known.map_or_else(Vec::new, |secret| secret.to_recovery().as_bytes().to_vec()));
         let key = Key { ino: 5, ctime: Time { sec: 1_700_000_000, nsec: 9 } };
         let keyed: Vec<(Key, &Entry)> = all.iter().map(|entry| (Key { ..key }, entry)).collect();
-        add("cache", encode_block(b"/srv/web", &keyed));
+        add(
+            "cache",
+            encode_block(
+                b"/srv/web",
+                &entry(b"", Kind::Directory { node: Id::of(b"r"), totals, origin: Origin::Read }),
+                &keyed,
+            ),
+        );
         add("copy-manifest", COPY.into());
         LINES.iter().for_each(|line| add("copy-line", (*line).into()));
         let header =

@@ -1,7 +1,7 @@
 //! The change cache: what the last backup of a resource found, in the order it walked.
 //!
-//! One block per directory: its path, and for every entry that is not a directory the whole tree
-//! entry with the inode's number and change time. A walk in the same order reads it front to back
+//! One block per directory: its path, what it is itself, and for every entry that is not a directory the
+//! whole tree entry with the inode's number and change time. A walk in the same order reads it front to back
 //! in step. Losing it costs one re-read; a damaged block ends its use. An entry is only taken over
 //! when the vault still holds its blobs.
 //!
@@ -21,7 +21,7 @@ use crate::source::Stat;
 use crate::vault::codec::{Reader, Writer};
 use crate::vault::tree::{Entry, Kind, Node, Time, node};
 
-const MAGIC: &[u8; 8] = b"SRCACHE1";
+const MAGIC: &[u8; 8] = b"SRCACHE2";
 const BLOCK_MAX: usize = 1 << 30;
 
 /// What a file was when its entry was made.
@@ -77,9 +77,12 @@ pub fn commit(path: &Path) -> Result<()> {
 
 /// A block's bytes. Entries without a key (read too soon after they changed, or with errors) are
 /// left out and so read again next time.
-pub fn encode_block(path: &[u8], entries: &[(Key, &Entry)]) -> Vec<u8> {
+///
+/// `dir` is the directory itself, as the root of a tree is: without a name.
+pub fn encode_block(path: &[u8], dir: &Entry, entries: &[(Key, &Entry)]) -> Vec<u8> {
     let mut w = Writer::default();
     w.bytes(path);
+    w.bytes(&node::encode_root(dir));
     w.uint(entries.len().div_ceil(node::LEAF_MAX) as u64);
     for leaf in entries.chunks(node::LEAF_MAX) {
         w.bytes(&node::encode_leaf(leaf.iter().map(|(_, entry)| *entry)));
@@ -92,20 +95,32 @@ pub fn encode_block(path: &[u8], entries: &[(Key, &Entry)]) -> Vec<u8> {
     w.bytes
 }
 
-pub(crate) fn decode_block(bytes: &[u8]) -> Result<(Vec<u8>, Block)> {
+/// What a block says.
+#[derive(Debug)]
+pub struct Found {
+    /// The directory's absolute path.
+    pub path: Vec<u8>,
+    /// The directory itself.
+    pub dir: Entry,
+    /// Its entries that are no directories.
+    pub entries: Vec<(Key, Entry)>,
+}
+
+pub(crate) fn decode_block(bytes: &[u8]) -> Result<Found> {
     let mut r = Reader::new(bytes, "a change cache");
     let path = r.bytes()?.to_vec();
+    let Node::Root(dir) = Node::decode(r.bytes()?)? else { return Err(r.bad("it does not say what a directory is")) };
     let leaves = r.count(1)?;
-    let mut found = HashMap::new();
+    let mut found = Vec::new();
     for _ in 0..leaves {
         let Node::Leaf(entries) = Node::decode(r.bytes()?)? else { return Err(r.bad("it holds a branch")) };
         for entry in entries {
             let key = Key { ino: r.uint()?, ctime: Time { sec: r.int()?, nsec: r.u32()? } };
-            found.insert(entry.name.clone(), (key, entry));
+            found.push((key, entry));
         }
     }
     r.finish()?;
-    Ok((path, Block { found: vec![found] }))
+    Ok(Found { path, dir: *dir, entries: found })
 }
 
 /// Writes a new cache, block by block.
@@ -198,7 +213,7 @@ struct CacheFile {
 }
 
 /// Compares absolute paths in the order of a walk: part by part.
-fn walk_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
+pub(super) fn walk_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
     a.split(|c| *c == b'/').cmp(b.split(|c| *c == b'/'))
 }
 
@@ -226,7 +241,10 @@ impl CacheReader {
 impl CacheFile {
     fn advance(&mut self) {
         let block = self.file.as_mut().and_then(|file| read_block(file).ok());
-        self.ahead = block.and_then(|block| decode_block(&block).ok());
+        self.ahead = block.and_then(|block| decode_block(&block).ok()).map(|Found { path, entries, .. }| {
+            let by_name = entries.into_iter().map(|(key, entry)| (entry.name.clone(), (key, entry)));
+            (path, Block { found: vec![by_name.collect()] })
+        });
         if self.ahead.is_none() {
             self.file = None;
         }
@@ -242,6 +260,27 @@ impl CacheFile {
             }
             self.advance();
         }
+    }
+}
+
+/// What interrupted backups left, block by block in the order of the walk. It stays there.
+pub struct Rest(Option<BufReader<File>>);
+
+impl Rest {
+    /// Opens what lies beside the cache at `path`; nothing, if no backup was interrupted.
+    pub fn open(path: &Path, vault: Uuid) -> Result<Self> {
+        keep_rest(path, vault)?;
+        Ok(Self(open_file(&rest_path(path), vault)))
+    }
+}
+
+impl Iterator for Rest {
+    type Item = Found;
+
+    /// The next block; a damaged one is the end.
+    fn next(&mut self) -> Option<Found> {
+        let block = self.0.as_mut().and_then(|file| read_block(file).ok())?;
+        decode_block(&block).ok()
     }
 }
 
@@ -276,7 +315,7 @@ fn read_block(file: &mut impl Read) -> Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::tree::{Content, Link, Metadata};
+    use crate::vault::tree::{Content, Link, Metadata, Origin, Totals};
 
     const VAULT: Uuid = Uuid::from_u128(7);
 
@@ -286,13 +325,18 @@ mod tests {
         (Key { ino, ctime: Time::default() }, entry)
     }
 
+    fn directory() -> Entry {
+        let kind = Kind::Directory { node: Id([0; 32]), totals: Totals::default(), origin: Origin::Read };
+        Entry { name: Vec::new(), meta: Metadata::default(), link: Link::None, kind }
+    }
+
     /// Writes blocks as a backup does; `committed` or interrupted.
     fn write(path: &Path, blocks: &[(&str, &[(&str, u64)])], committed: bool) {
         let mut writer = CacheWriter::create(path, VAULT).unwrap();
         for (dir, files) in blocks {
             let files: Vec<_> = files.iter().map(|(name, ino)| entry(name, *ino)).collect();
             let known: Vec<_> = files.iter().map(|(key, entry)| (*key, entry)).collect();
-            writer.add(&encode_block(dir.as_bytes(), &known)).unwrap();
+            writer.add(&encode_block(dir.as_bytes(), &directory(), &known)).unwrap();
         }
         drop(writer);
         if committed {

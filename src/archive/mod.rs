@@ -2,7 +2,8 @@
 //!
 //! One thread walks the source in sorted order and compares it with the resource's change cache;
 //! workers read what changed; a directory whose entries are all there becomes a node, and so up to
-//! the root. See [`walker`], [`reader`], [`tree`], [`cache`].
+//! the root. What an interrupted backup had read can be made into a tree as well. See [`walker`],
+//! [`reader`], [`tree`], [`cache`], [`salvage`].
 
 pub mod cache;
 mod cut;
@@ -10,6 +11,8 @@ pub mod dumps;
 pub mod errors;
 mod plan;
 mod reader;
+mod salvage;
+mod stored;
 mod tree;
 mod volume;
 pub mod walker;
@@ -25,6 +28,7 @@ use crate::vault::{Vault, VaultWriter};
 
 pub use errors::{PathError, read_errors};
 pub use plan::{Plan, View};
+pub use salvage::{Salvaged, salvage};
 
 /// What to back up, and how.
 #[derive(Debug, Clone, Default)]

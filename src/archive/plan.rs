@@ -76,6 +76,15 @@ impl BackupRequest {
     }
 }
 
+/// Where a way from the directory `from` leads: [`relative`] undone. `None` if that is above `/`.
+pub(super) fn absolute(from: &[u8], up: u32, way: &[u8]) -> Option<Vec<u8>> {
+    let mut parts: Vec<&[u8]> = from.split(|b| *b == b'/').filter(|p| !p.is_empty()).collect();
+    let kept = parts.len().checked_sub(usize::try_from(up).ok()?)?;
+    parts.truncate(kept);
+    parts.extend(way.split(|b| *b == b'/').filter(|p| !p.is_empty()));
+    Some(parts.iter().flat_map(|part| [b"/", *part].concat()).collect())
+}
+
 /// The way from the directory `from` to `to`, both absolute.
 pub(super) fn relative(from: &[u8], to: &[u8]) -> (u32, Vec<u8>) {
     let parts = |path: &[u8]| -> Vec<Vec<u8>> {

@@ -86,11 +86,28 @@ pub struct Worker<'a> {
 pub(super) enum Trouble {
     Vanished,
     Unreadable(String),
+    /// Nothing is wrong with the file: see [`limit`].
+    Limit(Errno),
+}
+
+/// The failure of the backup that an error of a file is, where it tells not of the file but of what this
+/// process may have: or as much would be missing as there are files after that.
+pub(super) fn limit(path: &[u8], e: Errno) -> Result<()> {
+    match e {
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
+            Err(crate::model::Error::io(format!("cannot read {}", String::from_utf8_lossy(path)), &e.into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl From<Errno> for Trouble {
     fn from(e: Errno) -> Self {
-        if e == Errno::NOENT { Self::Vanished } else { Self::Unreadable(e.to_string()) }
+        match e {
+            Errno::NOENT => Self::Vanished,
+            e if limit(b"", e).is_err() => Self::Limit(e),
+            e => Self::Unreadable(e.to_string()),
+        }
     }
 }
 
@@ -236,6 +253,7 @@ impl Worker<'_> {
             Err(Trouble::Unreadable(why)) => {
                 self.context.errors.add(item.directory.child_path(&item.name), "unreadable", why);
             }
+            Err(Trouble::Limit(e)) => limit(&item.directory.child_path(&item.name), e)?,
         }
         self.part_done(&large)
     }
@@ -339,6 +357,10 @@ impl Worker<'_> {
             Trouble::Unreadable(why) => {
                 self.context.errors.add(path, "unreadable", why);
                 Some((unread(&item.name), None))
+            }
+            Trouble::Limit(e) => {
+                limit(&path, e)?;
+                None
             }
         };
         item.directory.file(self.context, item.slot, entry)

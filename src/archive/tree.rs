@@ -168,20 +168,25 @@ impl Directory {
     /// A block of the files that are there by now and in no earlier one.
     pub fn early_block(&self) -> Option<Vec<u8>> {
         let mut blocks = lock(&self.blocks);
-        if blocks.last.is_some() { None } else { self.encode(&mut blocks) }
+        if blocks.last.is_some() { None } else { self.encode(&mut blocks, true) }
     }
 
-    fn encode(&self, blocks: &mut Blocks) -> Option<Vec<u8>> {
+    fn encode(&self, blocks: &mut Blocks, early: bool) -> Option<Vec<u8>> {
         let slots = lock(&self.slots);
         let known = slots.iter().enumerate().filter_map(|(i, slot)| {
             let (entry, key) = slot.as_ref()?;
             Some((i, ((*key)?, entry)))
         });
         let known: Vec<_> = known.filter(|(i, _)| !blocks.saved.contains(i)).collect();
-        let block = cache::encode_block(&self.path, &known.iter().map(|(_, known)| *known).collect::<Vec<_>>());
-        let numbers: Vec<_> = known.iter().map(|(i, _)| *i).collect();
-        blocks.saved.extend(&numbers);
-        (!numbers.is_empty()).then_some(block)
+        // A directory without files is remembered too: one that is interrupted is told by it.
+        if known.is_empty() && (early || !blocks.saved.is_empty()) {
+            return None;
+        }
+        let kind = Kind::Directory { node: Id([0; 32]), totals: Totals::default(), origin: self.origin };
+        let dir = Entry { name: Vec::new(), meta: self.meta.clone(), link: Link::None, kind };
+        let block = cache::encode_block(&self.path, &dir, &known.iter().map(|(_, known)| *known).collect::<Vec<_>>());
+        blocks.saved.extend(known.iter().map(|(i, _)| *i));
+        Some(block)
     }
 
     /// Says that the walker has been through the entries that are no directories, so that the
@@ -223,7 +228,7 @@ impl Directory {
     fn file_done(&self) {
         if self.files.fetch_sub(1, AcqRel) == 1 {
             let mut blocks = lock(&self.blocks);
-            blocks.last = Some(self.encode(&mut blocks).unwrap_or_default());
+            blocks.last = Some(self.encode(&mut blocks, false).unwrap_or_default());
             // What was saved is asked no more.
             blocks.saved = HashSet::new();
         }

@@ -6,7 +6,7 @@
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
-use super::reader::{FileItem, LargeEnd, LargeFile, Trouble, Worker, cut_short, key_of, metadata};
+use super::reader::{FileItem, LargeEnd, LargeFile, Trouble, Worker, cut_short, key_of, limit, metadata};
 use super::tree::lock;
 use crate::model::Result;
 use crate::source::stat::Type;
@@ -85,6 +85,7 @@ impl Worker<'_> {
                     }
                     Err(Trouble::Vanished) => {}
                     Err(Trouble::Unreadable(why)) => self.context.errors.add(path(), "unreadable", why),
+                    Err(Trouble::Limit(e)) => limit(&path(), e)?,
                 }
             }
             Err(e) => self.context.errors.add(path(), "unreadable", e),

@@ -15,16 +15,17 @@ use rustix::io::Errno;
 
 use super::cache::{CacheReader, CacheWriter, Key};
 use super::plan::{Plan, View, relative};
-use super::reader::{Chunk, FileItem, Task, WHOLE_MAX, Worker, key_of, unread};
+use super::reader::{Chunk, FileItem, Task, WHOLE_MAX, Worker, key_of, limit, unread};
+use super::stored::is_stored;
 use super::tree::{Context, Directory};
 use super::{BackupOutcome, BackupRequest};
-use crate::model::{Error, Id, Progress, Result};
+use crate::model::{Error, Progress, Result};
 use crate::source::mounts::MountKind;
 use crate::source::stat::Type;
 use crate::source::{Excludes, Mounts, Owners, Stat, cachedir, capture, names};
 use crate::vault::seal::Class;
 use crate::vault::tree::entry::NAME_MAX;
-use crate::vault::tree::{Content, Entry, Kind, Link, Metadata, Origin, Time, content};
+use crate::vault::tree::{Entry, Kind, Link, Metadata, Origin, Time};
 use crate::vault::{Vault, VaultWriter};
 
 /// Small files are handed out together until they have this many bytes or are this many.
@@ -246,7 +247,10 @@ impl<'a> Walker<'a> {
                 }
                 Ok(_) => self.context.errors.add(path, "unreadable", "it is not a directory"),
                 Err(Errno::NOENT) => self.context.errors.add(path, "vanished", "it does not exist"),
-                Err(e) => self.context.errors.add(path, "unreadable", e),
+                Err(e) => {
+                    limit(&path, *e)?;
+                    self.context.errors.add(path, "unreadable", e);
+                }
             }
             directory.file(self.context, slot, None)?;
         }
@@ -270,6 +274,7 @@ impl<'a> Walker<'a> {
                     self.ancestor(Some((directory.clone(), slot)), &Arc::new(below), stat, path, plan)?;
                 }
                 Err(e) => {
+                    limit(&directory.child_path(name), e)?;
                     self.context.errors.add(directory.child_path(name), "unreadable", e);
                     directory.no_directory(self.context, slot, None)?;
                 }
@@ -323,6 +328,7 @@ impl<'a> Walker<'a> {
         match opened.and_then(|fd| Stat::of(&fd).map(|stat| (fd, stat))) {
             Ok((fd, stat)) => self.read(Some((parent.clone(), slot)), Arc::new(fd), stat, path, above),
             Err(e) => {
+                limit(&path, e)?;
                 let gone = e == Errno::NOENT;
                 self.context.errors.add(path, if gone { "vanished" } else { "unreadable" }, e);
                 parent.no_directory(self.context, slot, (!gone).then(|| unread(name)))?;
@@ -358,6 +364,7 @@ impl<'a> Walker<'a> {
         let (meta, mut names) = match listed {
             Ok(listed) => listed,
             Err(e) => {
+                limit(&path, e)?;
                 self.context.errors.add(path.clone(), "unreadable", e);
                 let Some((parent, slot)) = parent else { return Err(Error::io("cannot read /", &e.into())) };
                 let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
@@ -399,6 +406,7 @@ impl<'a> Walker<'a> {
                 Ok(stat) if stat.kind == Type::Directory => ahead.push((slot, name)),
                 Ok(stat) => self.entry(&directory, slot, &fd, &name, stat, &mut block)?,
                 Err(e) => {
+                    limit(&directory.child_path(&name), e)?;
                     self.context.errors.add(directory.child_path(&name), "unreadable", e);
                     directory.file(self.context, slot, Some((unread(&name), None)))?;
                 }
@@ -437,7 +445,7 @@ impl<'a> Walker<'a> {
         let volume = self.request.is_volume(|| directory.child_path(name), stat.kind);
         // When a device was written to last is written nowhere.
         let known = if volume && stat.kind != Type::File { None } else { block.take(name, &stat) };
-        if let Some(mut entry) = known.filter(|entry| self.is_stored(entry)) {
+        if let Some(mut entry) = known.filter(|entry| is_stored(self.context.vault, self.context.writer, entry)) {
             entry.link = link;
             entry.meta.owner = self.owners.get(stat.uid, stat.gid);
             self.context.progress.add(1, if stat.kind == Type::File { stat.size } else { 0 });
@@ -462,31 +470,12 @@ impl<'a> Walker<'a> {
             Ok((meta, kind)) => Some((Entry { name: name.to_vec(), meta, link, kind }, key_of(&stat))),
             Err(Errno::NOENT) => None,
             Err(e) => {
+                limit(&directory.child_path(name), e)?;
                 self.context.errors.add(directory.child_path(name), "unreadable", e);
                 Some((unread(name), None))
             }
         };
         directory.file(self.context, slot, entry)
-    }
-
-    /// Whether the vault holds all that an entry refers to.
-    fn is_stored(&self, entry: &Entry) -> bool {
-        let has = |id: &Id| self.context.writer.contains(id);
-        let Kind::File { content, .. } = &entry.kind else { return true };
-        match content {
-            Content::Empty => true,
-            Content::Whole(id) => has(id),
-            Content::Parts(parts) => parts.iter().all(|part| has(&part.id)),
-            Content::Lists(lists) => lists.iter().all(|list| {
-                // One that is only cached is not stored any more.
-                if !has(&list.id) {
-                    return false;
-                }
-                let blob = self.context.vault.read_blob(&list.id);
-                let parts = blob.and_then(|blob| content::decode_list(&blob, list.len));
-                parts.is_ok_and(|parts| parts.iter().all(|part| has(&part.id)))
-            }),
-        }
     }
 
     fn special(&mut self, fd: &Arc<OwnedFd>, name: &[u8], stat: &Stat) -> Result<(Metadata, Kind), Errno> {

@@ -46,7 +46,7 @@ impl Right {
             Self::Restore
         } else if ["delete", "remove", "prune"].iter().any(|k| kind.contains(k)) {
             Self::Delete
-        } else if ["backup", "checkpoint", "verify", "sync"].iter().any(|k| kind.contains(k)) {
+        } else if ["backup", "checkpoint", "verify", "sync", "salvage"].iter().any(|k| kind.contains(k)) {
             Self::Backup
         } else {
             Self::Configure

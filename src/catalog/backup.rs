@@ -40,6 +40,9 @@ pub const NOTED: u8 = 28;
 /// The index of backups that other machines made; the key is 1.
 pub const FOREIGN: u8 = 29;
 
+/// The index by vault of backups that ended before everything was read, and can be read as far as they got.
+pub const PARTIAL: u8 = 30;
+
 /// The key of a type.
 pub fn type_key(text: &str) -> u64 {
     u64::from(text != "full")
@@ -167,6 +170,18 @@ pub struct Backup {
     pub copy_of: Option<u64>,
 }
 
+impl Backup {
+    /// Whether it ended before everything was read and can be read as far as it got.
+    pub fn is_partial(&self) -> bool {
+        !self.deleting && self.partial && self.status == State::Failed && self.manifest.is_some()
+    }
+
+    /// Whether it can be browsed and restored.
+    pub fn is_readable(&self) -> bool {
+        self.is_partial() || (!self.deleting && self.status == State::Completed)
+    }
+}
+
 impl Row for Backup {
     const TABLE: &'static str = "backups";
     const KIND: u8 = 5;
@@ -195,6 +210,9 @@ impl Row for Backup {
         if !self.deleting && self.status == State::Completed {
             keys.push((GOOD_BY_RESOURCE, self.resource));
             keys.push((GOOD_BY_VAULT, self.vault));
+        }
+        if self.is_partial() {
+            keys.push((PARTIAL, self.vault));
         }
         // One that failed takes nobody's place, and neither does a copy of one that took its own.
         let counts =

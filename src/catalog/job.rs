@@ -126,6 +126,8 @@ pub enum Task {
         /// Whether the vault gets the name it had.
         rename: bool,
     },
+    /// Makes what the job's backup had stored before it was interrupted a partial backup.
+    Salvage,
     /// Runs a task that copies resources into plain files.
     TaskBackup {
         /// Which.
@@ -222,6 +224,7 @@ impl Task {
             Self::Test { .. } => "test",
             Self::Remove { .. } => "remove",
             Self::Rebuild { .. } => "rebuild",
+            Self::Salvage => "salvage",
             Self::TaskBackup { .. } => "task_backup",
             Self::TaskRestore { .. } => "task_restore",
             Self::Snapshot { .. } => "snapshot",

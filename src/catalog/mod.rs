@@ -24,7 +24,9 @@ pub mod vault;
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::fcntl::{Flock, FlockArg};
 use redb::{Database, ReadableDatabase};
@@ -56,9 +58,15 @@ const CACHE: usize = 32 << 20;
 /// An open catalog. Readers never wait; writers wait for one another.
 #[derive(Debug)]
 pub struct Catalog {
-    db: Database,
+    path: PathBuf,
+    /// `None` where it could not be opened again after a failure.
+    db: Mutex<Option<Arc<Database>>>,
     _lock: Flock<File>,
 }
+
+/// Whether the database met an error of its disk. A process has one catalog, and to open one more anew
+/// does no harm.
+static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// A redb error as ours: damage is `Damaged`, a full disk `NoSpace`.
 fn failed(error: impl Into<redb::Error>) -> Error {
@@ -66,7 +74,14 @@ fn failed(error: impl Into<redb::Error>) -> Error {
         redb::Error::Corrupted(what) => Error::damaged(format!(
             "the catalog is damaged ({what}); restore {FILE} from a copy, or move it away and rebuild it from the vaults"
         )),
-        redb::Error::Io(e) => Error::io("the catalog could not be read or written", &e),
+        redb::Error::Io(e) => {
+            FAILED.store(true, Relaxed);
+            Error::io("the catalog could not be read or written", &e)
+        }
+        redb::Error::PreviousIo => {
+            FAILED.store(true, Relaxed);
+            Error::failed("the catalog could not be read or written a moment ago; try again")
+        }
         other => Error::failed(format!("the catalog failed: {other}")),
     }
 }
@@ -80,6 +95,21 @@ pub fn private_dir(dir: &Path) -> Result<()> {
 /// For how long another daemon is waited for that may be at its end.
 const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// So often, and so long apart, it is looked whether the last reader of a failed database is done.
+const CLOSE_TRIES: u32 = 200;
+const CLOSE_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
+fn open(path: &Path) -> Result<Database> {
+    Database::builder()
+        .set_cache_size(CACHE)
+        // Seldom: what `write` commits needs no repair that takes long.
+        .set_repair_callback(|session| {
+            notify::starting(&format!("repairing the catalog: {:.0} %", session.progress() * 100.0));
+        })
+        .create(path)
+        .map_err(|e| unusable(path, &redb::Error::from(e)))
+}
 
 fn lock(state_dir: &Path) -> Result<Flock<File>> {
     let path = state_dir.join(LOCK);
@@ -134,17 +164,10 @@ impl Catalog {
             .mode(0o600)
             .open(&path)
             .at(|| format!("cannot open {}", path.display()))?;
-        let db = Database::builder()
-            .set_cache_size(CACHE)
-            // Seldom: what `write` commits needs no repair that takes long.
-            .set_repair_callback(|session| {
-                notify::starting(&format!("repairing the catalog: {:.0} %", session.progress() * 100.0));
-            })
-            .create(&path)
-            .map_err(|e| unusable(&path, &redb::Error::from(e)))?;
+        let db = Mutex::new(Some(Arc::new(open(&path)?)));
         // The name of a new file must survive too.
         File::open(state_dir).and_then(|d| d.sync_all()).at(|| format!("cannot sync {}", state_dir.display()))?;
-        let catalog = Self { db, _lock: lock };
+        let catalog = Self { path, db, _lock: lock };
         catalog.write(|w| {
             w.make_tables()?;
             index_again(w)?;
@@ -153,14 +176,43 @@ impl Catalog {
         Ok(catalog)
     }
 
+    /// The database: opened anew after it failed. redb takes nothing more from a file after an error of its
+    /// disk; the cause, a full one most likely, may be gone by now.
+    fn database(&self) -> Result<Arc<Database>> {
+        let mut slot = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        if FAILED.swap(false, Relaxed)
+            && let Some(mut held) = slot.take()
+        {
+            for _ in 0..CLOSE_TRIES {
+                match Arc::try_unwrap(held) {
+                    Ok(db) => {
+                        drop(db);
+                        return Ok(slot.insert(Arc::new(open(&self.path)?)).clone());
+                    }
+                    Err(busy) => held = busy,
+                }
+                std::thread::sleep(CLOSE_PAUSE);
+            }
+            *slot = Some(held);
+            FAILED.store(true, Relaxed);
+            return Err(Error::failed("the catalog failed before and is still read; try again"));
+        }
+        match &*slot {
+            Some(db) => Ok(db.clone()),
+            None => Ok(slot.insert(Arc::new(open(&self.path)?)).clone()),
+        }
+    }
+
     /// Reads from one consistent state.
     pub fn read<T>(&self, work: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
-        work(&Reader::new(self.db.begin_read().map_err(failed)?))
+        let db = self.database()?;
+        work(&Reader::new(db.begin_read().map_err(failed)?))
     }
 
     /// Does what [`Catalog::write`] would do, and changes nothing: says whether it would succeed.
     pub fn check<T>(&self, work: impl FnOnce(&Writer) -> Result<T>) -> Result<T> {
-        let writer = Writer::new(self.db.begin_write().map_err(failed)?);
+        let db = self.database()?;
+        let writer = Writer::new(db.begin_write().map_err(failed)?);
         let done = work(&writer);
         writer.into_inner().abort().map_err(failed)?;
         done
@@ -168,7 +220,8 @@ impl Catalog {
 
     /// Changes the catalog in one transaction; an error changes nothing.
     pub fn write<T>(&self, work: impl FnOnce(&Writer) -> Result<T>) -> Result<T> {
-        let mut transaction = self.db.begin_write().map_err(failed)?;
+        let db = self.database()?;
+        let mut transaction = db.begin_write().map_err(failed)?;
         // A crash is then repaired in milliseconds, not by reading the whole file.
         transaction.set_quick_repair(true);
         let writer = Writer::new(transaction);
@@ -184,7 +237,7 @@ impl Catalog {
 
 /// What the rows are indexed by. Raise it with every change of a [`Row::keys`]: the catalog of an
 /// earlier version is indexed again when it is opened.
-const INDEXES: &[u8] = b"5";
+const INDEXES: &[u8] = b"6";
 
 fn index_again(w: &Writer) -> Result<()> {
     const KEY: &str = "indexes";

@@ -474,7 +474,7 @@ impl Service {
                 _ => None,
             }),
         );
-        if row.status == State::Completed && !row.deleting && self.options.browse.is_some() {
+        if row.is_readable() && self.options.browse.is_some() {
             let path = self.options.browse_path.join("backups").join(row.id.to_string());
             f.set("browse_path", fields::lossy(&path));
         }
@@ -554,7 +554,7 @@ fn refuse_deleting(row: &Backup) -> Result<()> {
 pub(super) fn completed(t: &impl Tables, id: u64) -> Result<Backup> {
     let row = t.need::<Backup>(id)?;
     refuse_deleting(&row)?;
-    if row.status != State::Completed {
+    if !row.is_readable() {
         return Err(Error::invalid_state(format!(
             "backup {id} is {}; only a completed backup can be used",
             row.status.name()

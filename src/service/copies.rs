@@ -15,6 +15,9 @@ impl Service {
         args.finish()?;
         let (job, copy) = self.submit_with(|w, job| {
             let of = backups::completed(w, id)?;
+            if of.is_partial() {
+                return Err(Error::invalid_state(format!("backup {id} is partial; copy one that is complete")));
+            }
             let target = select::vault(w, vault)?;
             self.refuse_full(&target)?;
             if of.vault == target.id {

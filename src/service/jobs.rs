@@ -46,6 +46,8 @@ const KINDS: &[&str] = &[
     "sync",
     "test",
     "remove",
+    "rebuild",
+    "salvage",
     "task_backup",
     "task_restore",
     "snapshot",

@@ -22,9 +22,15 @@ enum Fate {
 
 fn fate(job: &Job) -> Fate {
     match (&job.task, job.state) {
-        (Task::Delete | Task::Remove { .. } | Task::Rebuild { .. } | Task::DeleteSnapshot { .. } | Task::Sync { .. }, _) => {
-            Fate::Again
-        }
+        (
+            Task::Delete
+            | Task::Salvage
+            | Task::Remove { .. }
+            | Task::Rebuild { .. }
+            | Task::DeleteSnapshot { .. }
+            | Task::Sync { .. },
+            _,
+        ) => Fate::Again,
         // What it was to hold is not there any more.
         (Task::Snapshot { .. }, _) => Fate::Failed("the daemon stopped before it was taken; take another one"),
         (Task::RestoreSnapshot { .. }, State::Pending) => {
@@ -68,6 +74,7 @@ fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
         (Task::Verify { .. }, None) => mirrors::verify_ticket(t, &t.need(job.vault.unwrap_or_default())?)?,
         (Task::Sync { mirror }, _) => mirrors::sync_ticket(&t.need(job.vault.unwrap_or_default())?, *mirror),
         (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
+        (Task::Salvage, Some(id)) => super::work::salvage_ticket(&t.need(id)?),
         (Task::Delete, Some(id)) => backups::delete_ticket(&t.need(id)?),
         (Task::Prune { .. } | Task::Remove { .. } | Task::Rebuild { .. } | Task::Delete, _) => {
             Ticket { exclusive: vault().into_iter().collect(), ..Ticket::free(Lane::Maintenance) }
@@ -145,6 +152,9 @@ impl Service {
                 })?,
             }
             self.tell_failure(job.id);
+            if let (Task::Backup { .. }, State::Running, Some(id), false) = (&job.task, job.state, job.backup, unsure) {
+                self.salvage_later(id)?;
+            }
         }
         self.forget_swaps(&swaps);
         self.finish_deletions()?;
@@ -263,11 +273,13 @@ impl Service {
     }
 
     /// The manifest of a backup, or none if the vault is there and has none of it.
-    fn find_manifest_in(&self, vault: &Vault, row: &Backup) -> Result<Option<(crate::model::Id, Manifest)>> {
+    pub(super) fn find_manifest_in(&self, vault: &Vault, row: &Backup) -> Result<Option<(crate::model::Id, Manifest)>> {
         let known = self.catalog.read(|r| r.rows_at::<Backup>(backup::BY_VAULT, row.vault))?;
         let known: Vec<_> = known.into_iter().filter_map(|b| b.manifest).collect();
+        let mut partial = None;
         for manifest in vault.manifests()?.into_iter().filter(|m| !known.contains(m)) {
             match vault.manifest(&manifest) {
+                Ok(found) if found.uuid == row.uuid && found.partial => partial = Some((manifest, found)),
                 Ok(found) if found.uuid == row.uuid => return Ok(Some((manifest, found))),
                 Ok(_) => {}
                 Err(e) if e.kind == ErrorKind::Damaged => tracing::warn!("manifest {manifest} cannot be read: {e}"),
@@ -276,7 +288,7 @@ impl Service {
         }
         // Nothing is concluded from what another place does not have.
         vault.check_identity()?;
-        Ok(None)
+        Ok(partial)
     }
 
     /// Writes down that a backup may have been published, although that ended in an error.
@@ -304,12 +316,15 @@ impl Service {
                     self.emit(Event::BackupChanged { id: row.id, status: State::Completed.name().into() });
                     any = true;
                 }
-                None => drop(self.catalog.write(|w| {
-                    w.update::<Backup>(row.id, |row| {
-                        row.unsure = false;
-                        Ok(())
-                    })
-                })?),
+                None => {
+                    self.catalog.write(|w| {
+                        w.update::<Backup>(row.id, |row| {
+                            row.unsure = false;
+                            Ok(())
+                        })
+                    })?;
+                    self.salvage_later(row.id)?;
+                }
             }
         }
         if any {

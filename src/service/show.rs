@@ -120,7 +120,8 @@ impl Service {
         let shown = self.catalog.read(|r| {
             let mut found = Vec::new();
             for vault in r.all::<VaultRow>()?.into_iter().filter(|v| !v.removing) {
-                let rows = r.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault.id)?;
+                let mut rows = r.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault.id)?;
+                rows.extend(r.rows_at::<Backup>(backup::PARTIAL, vault.id)?);
                 found.push((vault, rows));
             }
             Ok(found)

@@ -17,7 +17,7 @@ use super::pack::{PACK_TARGET, PackRecord};
 use super::records::Tombstone;
 use super::seal::Class;
 use super::writer::VaultWriter;
-use crate::model::{Error, Id, Progress, Result};
+use crate::model::{Error, ErrorKind, Id, Progress, Result};
 
 /// A pack is rewritten when less than this share of it lives, in percent.
 const LIVE_MIN: u64 = 70;
@@ -46,6 +46,8 @@ pub struct PruneReport {
     pub bytes_freed: u64,
     /// Stored bytes at the end.
     pub bytes_stored: u64,
+    /// Why no pack was rewritten: there was no room for it. By now there may be.
+    pub no_room: Option<Error>,
 }
 
 #[derive(Default, Clone, Copy)]
@@ -96,10 +98,21 @@ pub fn prune(vault: &Arc<Vault>, promised: &[Id], dry_run: bool, progress: &Prog
         report.bytes_stored = before - report.bytes_freed.min(before);
         return Ok(report);
     }
-    rewrite(vault, &marks, &thin, progress)?;
+    let mut gone = dead.clone();
+    match rewrite(vault, &marks, &thin, progress) {
+        Ok(()) => gone.extend(&thin),
+        // Where there is no room for copies, what is dead goes all the same, and makes some.
+        Err(e) if e.kind == ErrorKind::NoSpace && (!dead.is_empty() || strays) => {
+            vault.refresh()?;
+            // All that the half of the copies holds is where it was.
+            gone.extend(vault.index().packs().map(|pack| pack.id).filter(|id| !known.contains(id)));
+            report.packs_rewritten = 0;
+            report.no_room = Some(e);
+        }
+        Err(e) => return Err(e),
+    }
     progress.check()?;
     // From here on nothing is cancelled: it is short, and its order is what keeps it safe.
-    let gone: HashSet<Id> = dead.union(&thin).copied().collect();
     let replaced = publish_index(vault, &gone)?;
     vault.refresh()?;
     // Nobody writes now, so packs that no index lists are leftovers of a crash.

@@ -137,7 +137,22 @@ fn kills_at_any_moment_lose_nothing() {
     }
 }
 
-/// Bytes of files that a killed backup had read are not read again. `STRONGROOM_RESUME_MB` says how
+/// What was saved of a killed backup: its id, size, and where it is on the mount.
+fn partial(daemon: &Daemon) -> (u64, u64, std::path::PathBuf) {
+    let list = daemon.ok("ListBackups a{sv} 2 status s failed page_size u 100");
+    let partial: Vec<_> = list[1].as_array().unwrap().iter().filter(|b| b["partial"] == true).collect();
+    let [one] = partial[..] else { panic!("of these the newest alone: {partial:?}") };
+    let id = one["id"].as_u64().unwrap();
+    (id, one["size"].as_u64().unwrap(), daemon.path(&format!("browse/partial/{id}")))
+}
+
+/// Whatever is in `part` is in `whole` as well, the same in everything.
+fn assert_part_of(part: &std::path::Path, whole: &std::path::Path) {
+    let differences = sh(part, &format!("rsync -nacHAXi ./ {}/", whole.display()));
+    assert_eq!(differences, "", "{} is no part of {}", part.display(), whole.display());
+}
+
+/// Bytes of files that a killed backup had read are not read again, and can be browsed. `STRONGROOM_RESUME_MB` says how
 /// much there is, half of it in one directory.
 #[test]
 fn a_killed_backup_goes_on_where_it_ended() {
@@ -159,6 +174,8 @@ fn a_killed_backup_goes_on_where_it_ended() {
         let io = std::fs::read_to_string(format!("/proc/{}/io", daemon.pid())).unwrap();
         io.lines().find_map(|line| line.strip_prefix("rchar: ")).unwrap().parse::<u64>().unwrap()
     };
+    let below = source.strip_prefix("/").unwrap().to_owned();
+    let flight = (64.0 + 3.0 * 17.0) * 1e6 / whole as f64;
     for share in [0.4, 0.8] {
         let (_, job) = automatic(&daemon);
         crate::common::wait_for("so much is done", Duration::from_secs(900), || {
@@ -167,17 +184,32 @@ fn a_killed_backup_goes_on_where_it_ended() {
         daemon.kill();
         daemon.start_again();
         daemon.settle();
+        let (id, size, place) = partial(&daemon);
+        let saved = size as f64 / whole as f64;
+        println!("killed at {share}: {saved:.3} of it is in the partial backup {id}");
+        assert!(saved > share - flight - 0.03, "{saved} of it was saved");
+        assert_part_of(&place.join(&below), &source);
     }
+    let (id, _, _) = partial(&daemon);
+    daemon.work("PruneVault sa{sv} main 0");
+    assert_eq!(daemon.work("VerifyVault sa{sv} main 1 read_data b true")["result"]["problems"], 0);
+    let restored = daemon.restore(id, "restored").join(&below);
+    assert_part_of(&restored, &source);
+    let latest = daemon.path("browse/latest");
+    assert!(!latest.exists() || std::fs::read_dir(latest).unwrap().next().is_none(), "it is nobody's latest backup");
     let before = read_bytes(&daemon);
     let backup = daemon.back_up("tree");
     let again = (read_bytes(&daemon) - before) as f64 / whole as f64;
     println!("killed at 40 % and at 80 %: {:.1} % of it were read then", again * 100.0);
-    let flight = (64.0 + 3.0 * 17.0) * 1e6 / whole as f64;
     assert!(again < 0.2 + flight + 0.03, "{again}");
     assert_eq!(backup["size"], whole);
     let place = daemon.browse(backup["id"].as_u64().unwrap()).join(source.strip_prefix("/").unwrap());
     assert_eq!(differences(&source, &place), "");
     assert_eq!(daemon.work("VerifyVault sa{sv} main 1 read_data b true")["result"]["problems"], 0);
+    // The partial one is not needed any more.
+    daemon.settle();
+    assert!(daemon.call(&format!("GetBackup t {id}")).is_err());
+    assert_eq!(sh(&daemon.path("browse/partial"), "ls"), "");
     // All of it counts now, and nothing of what was left beside.
     let before = read_bytes(&daemon);
     daemon.back_up("tree");

@@ -4,6 +4,7 @@
 mod export;
 mod inplace;
 mod metadata;
+mod salvage;
 mod trouble;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,9 @@
 //! Backups: source to vault, then manifest, change cache, mount and catalog, in this order.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use jiff::Timestamp;
 
 use super::Report;
 use crate::archive::{self, BackupRequest};
@@ -9,11 +12,12 @@ use crate::model::{Id, Progress, Result};
 use crate::service::{Service, check};
 use crate::snapshot;
 use crate::vault::manifest::{MANIFEST_FORMAT, Source};
+use crate::vault::tree::Totals;
 use crate::vault::{Manifest, VaultWriter};
 
 /// Takes over what a manifest says.
 pub(in crate::service) fn fill(row: &mut Backup, object: Id, manifest: &Manifest) {
-    row.status = State::Completed;
+    row.status = if manifest.partial { State::Failed } else { State::Completed };
     row.manifest = Some(object);
     row.root = Some(manifest.root);
     row.size = Some(manifest.totals.bytes);
@@ -24,8 +28,11 @@ pub(in crate::service) fn fill(row: &mut Backup, object: Id, manifest: &Manifest
     row.error_list = manifest.error_list;
     row.partial = manifest.partial;
     row.completed_at = Some(manifest.completed_at);
-    row.error = None;
-    if manifest.errors > 0 {
+    row.error = manifest.partial.then(|| row.error.take().unwrap_or_else(|| "it was interrupted".into()));
+    if manifest.partial {
+        row.message =
+            Some("what it had stored by then can be browsed and restored, until a later one completes".into());
+    } else if manifest.errors > 0 {
         row.message =
             Some(format!("{} files could not be read or changed meanwhile; list its errors", manifest.errors));
     }
@@ -55,20 +62,69 @@ fn view(view: snapshot::View) -> archive::View {
 }
 
 impl Service {
+    /// The manifest of a backup but for what it found: root, totals, errors, parent and stored bytes.
+    pub(super) fn draft_manifest(&self, row: &Backup, resource: &Resource, began: Timestamp) -> Result<Manifest> {
+        let (schedule, previous, high_water) = self.catalog.read(|r| {
+            let schedule = row.schedule.map(|id| r.get::<Schedule>(id)).transpose()?.flatten();
+            Ok((schedule.map(|s| s.name), r.need::<VaultRow>(row.vault)?.last_manifest, r.last_id::<Backup>()?))
+        })?;
+        Ok(Manifest {
+            format: MANIFEST_FORMAT,
+            uuid: row.uuid,
+            machine: self.machine(),
+            backup: row.id,
+            high_water,
+            previous,
+            parent: None,
+            resource: Source {
+                id: resource.id,
+                name: resource.name.clone(),
+                project: row.project_name.clone(),
+                kind: resource.kind.clone(),
+                // Databases alone, or files as well.
+                paths: if row.r#type == "database" { Vec::new() } else { resource.paths.clone() },
+                exclude: resource.exclude.clone(),
+                one_file_system: resource.one_file_system,
+                browse: resource.browse.clone(),
+            },
+            r#type: row.r#type.clone(),
+            backup_type: row.backup_type.clone(),
+            description: row.description.clone(),
+            created_at: began,
+            completed_at: self.now(),
+            incremental: row.incremental,
+            partial: false,
+            root: Id([0; 32]),
+            totals: Totals::default(),
+            errors: 0,
+            error_list: None,
+            stored: 0,
+            schedule,
+            since_full: row.since_full,
+            checkpoint: row.checkpoint,
+        })
+    }
+
+    /// The change cache of a resource's backups in a vault.
+    pub(super) fn change_cache(&self, vault: &VaultRow, resource: u64) -> Result<PathBuf> {
+        let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
+        crate::catalog::private_dir(&caches)?;
+        Ok(caches.join(resource.to_string()))
+    }
+
     pub(super) fn run_backup(&self, job: &Job, reread: bool, progress: &Arc<Progress>) -> Result<Report> {
         let mut row = self.backup_of_job(job)?;
         if let Some(of) = row.copy_of {
             return self.run_copy(job, row, of, progress);
         }
         let (vault, open) = self.vault_of_job(job)?;
-        let (resource, schedule, parent, never, high_water) = self.catalog.read(|r| {
+        let (resource, parent, never) = self.catalog.read(|r| {
             // The newest good one in this vault; those before it are not read.
             let good = r.indexed(backup::GOOD_BY_RESOURCE, row.resource)?;
             let mut newest = good.into_iter().rev().map(|id| r.need::<Backup>(id));
             let parent = newest.find(|b| b.as_ref().map_or(true, |b| b.vault == row.vault)).transpose()?;
             let resource = r.need::<Resource>(row.resource)?;
-            let schedule = row.schedule.map(|id| r.get::<Schedule>(id)).transpose()?.flatten();
-            Ok((resource, schedule.map(|s| s.name), parent, self.own_directories(r)?, r.last_id::<Backup>()?))
+            Ok((resource, parent, self.own_directories(r)?))
         })?;
         let began = self.now();
         // Databases alone, or files as well.
@@ -85,8 +141,6 @@ impl Service {
         };
         let views = moment.as_mut().map(|m| m.views()).unwrap_or_default();
         let through = views.len();
-        let caches = self.options.cache_dir.join("changes").join(vault.uuid.to_string());
-        crate::catalog::private_dir(&caches)?;
         let mut request = BackupRequest {
             paths: paths.clone(),
             views: views.into_iter().map(view).collect(),
@@ -95,7 +149,7 @@ impl Service {
             never,
             volumes: resource.kind == "volume",
             reread,
-            change_cache: caches.join(resource.id.to_string()),
+            change_cache: self.change_cache(&vault, resource.id)?,
             compression,
             workers: 0,
         };
@@ -113,40 +167,10 @@ impl Service {
         let words = moment.and_then(|moment| moment.end(&mut result));
         progress.check()?;
         progress.set_current("");
-        let manifest = Manifest {
-            format: MANIFEST_FORMAT,
-            uuid: row.uuid,
-            machine: self.machine(),
-            backup: row.id,
-            high_water,
-            previous: vault.last_manifest,
-            parent: parent.as_ref().filter(|_| !reread).map(|b| b.uuid),
-            resource: Source {
-                id: resource.id,
-                name: resource.name.clone(),
-                project: row.project_name.clone(),
-                kind: resource.kind.clone(),
-                paths: paths.clone(),
-                exclude: resource.exclude.clone(),
-                one_file_system: resource.one_file_system,
-                browse: resource.browse.clone(),
-            },
-            r#type: row.r#type.clone(),
-            backup_type: row.backup_type.clone(),
-            description: row.description.clone(),
-            created_at: began,
-            completed_at: self.now(),
-            incremental: row.incremental,
-            partial: false,
-            root: outcome.root,
-            totals: outcome.totals,
-            errors: outcome.errors,
-            error_list: outcome.error_list,
-            stored: outcome.stored,
-            schedule,
-            since_full: row.since_full,
-            checkpoint: row.checkpoint,
-        };
+        let mut manifest = self.draft_manifest(&row, &resource, began)?;
+        manifest.parent = parent.as_ref().filter(|_| !reread).map(|b| b.uuid);
+        (manifest.root, manifest.totals, manifest.stored) = (outcome.root, outcome.totals, outcome.stored);
+        (manifest.errors, manifest.error_list) = (outcome.errors, outcome.error_list);
         let object = open.vault.put_manifest(&manifest).inspect_err(|_| self.note_unsure(row.id))?;
         // From here on the backup is there, whatever happens to us; nothing below may fail it.
         if row.r#type != "database"

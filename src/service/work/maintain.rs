@@ -15,11 +15,14 @@ use crate::vault::{self, PruneReport};
 const PRUNE_AGAIN: SignedDuration = SignedDuration::from_mins(15);
 
 fn pruned(report: &PruneReport) -> Json<String, serde_json::Value> {
-    let value = json!({
+    let mut value = json!({
         "packs_before": report.packs_before, "packs_deleted": report.packs_deleted,
         "packs_rewritten": report.packs_rewritten, "bytes_freed": report.bytes_freed,
         "bytes_stored": report.bytes_stored,
     });
+    if let Some(e) = &report.no_room {
+        value["message"] = format!("packs that are partly dead were not written anew: {e}; prune again").into();
+    }
     value.as_object().cloned().unwrap_or_default()
 }
 

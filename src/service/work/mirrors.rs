@@ -33,7 +33,10 @@ impl Service {
             let mut row: VaultRow = w.need(id)?;
             let mut before = row.clone();
             before.mirrors.retain(|id, _| only.is_none_or(|only| only == *id));
-            row.mirrors.iter_mut().filter(|(id, _)| before.mirrors.contains_key(*id)).for_each(|(_, m)| m.behind = false);
+            row.mirrors
+                .iter_mut()
+                .filter(|(id, _)| before.mirrors.contains_key(*id))
+                .for_each(|(_, m)| m.behind = false);
             w.put(&row)?;
             Ok(before)
         })?;

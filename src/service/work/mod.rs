@@ -12,6 +12,7 @@ mod moment;
 mod rebuild;
 mod remove;
 mod restore;
+mod salvage;
 mod sink;
 mod snapshots;
 mod tasks;
@@ -36,6 +37,7 @@ use crate::model::{Error, ErrorKind, Progress, Result};
 
 pub(super) use backups::{fill, note_success};
 pub(super) use export::temporary;
+pub(super) use salvage::ticket as salvage_ticket;
 pub(super) use snapshots::publish;
 pub(super) use tasks::follow;
 
@@ -153,6 +155,7 @@ impl Work for Service {
             Task::Test { destination } => self.run_test(*destination, progress),
             Task::Rebuild { machine, rename } => self.run_rebuild(&job, machine, *rename, progress),
             Task::Remove { delete_data } => self.run_remove(&job, *delete_data, progress),
+            Task::Salvage => self.run_salvage(&job, progress),
             Task::TaskBackup { task } => self.run_task_backup(&job, *task, progress),
             Task::TaskRestore { task } => self.run_task_restore(&job, *task, progress),
             Task::Snapshot { .. } => self.run_snapshot(&job, progress),
@@ -260,6 +263,12 @@ impl Service {
         self.emit(Event::JobRemoved { id, result: end.state.name().into(), error });
         if let Some(whole) = end.part_of {
             self.settle(whole);
+        }
+        if let Some(shown) = &report.show
+            && shown.0.copy_of.is_none()
+            && let Err(e) = self.drop_partial(&shown.0)
+        {
+            tracing::warn!("partial backups before backup {} stay: {e}", shown.0.id);
         }
         if let Some(open) = report.export {
             self.save_configuration(&open);

@@ -128,7 +128,10 @@ impl Service {
         let mut away = Vec::new();
         for (i, (over, place)) in places.into_iter().enumerate() {
             let (name, mirror) = (place.name.clone(), row.mirrors.get(&place.id));
-            let held = mirror.filter(|_| i > 0).map(|_| self.hold_mirror(place.id, mirrors::CHECK_PATIENCE, progress)).transpose();
+            let held = mirror
+                .filter(|_| i > 0)
+                .map(|_| self.hold_mirror(place.id, mirrors::CHECK_PATIENCE, progress))
+                .transpose();
             let (held, mirror) = match held {
                 Ok(held) => (held, mirror),
                 Err(e) if e.kind == ErrorKind::Cancelled => return Err(e),
