@@ -22,6 +22,8 @@ use crate::vault::codec::{Reader, Writer};
 use crate::vault::tree::{Entry, Kind, Node, Time, node};
 
 const MAGIC: &[u8; 8] = b"SRCACHE2";
+/// Bytes before the first block: magic, vault, backup.
+const HEAD: usize = 8 + 16 + 16;
 const BLOCK_MAX: usize = 1 << 30;
 
 /// What a file was when its entry was made.
@@ -131,23 +133,24 @@ pub struct CacheWriter {
 }
 
 impl CacheWriter {
-    /// Begins the cache that is to follow the one at `path`. What an interrupted backup left there
-    /// is kept for [`CacheReader::open`].
-    pub fn create(path: &Path, vault: Uuid) -> Result<Self> {
+    /// Begins the cache of a backup, which is to follow the one at `path`. What an interrupted backup left
+    /// there is kept for [`CacheReader::open`].
+    pub fn create(path: &Path, vault: Uuid, backup: Uuid) -> Result<Self> {
         if let Some(dir) = path.parent() {
             std::fs::create_dir_all(dir).at(|| format!("cannot create {}", dir.display()))?;
         }
         if let Err(e) = keep_rest(path, vault) {
             tracing::warn!("what an interrupted backup had read is read again: {e}");
         }
-        Self::begin(new_path(path), vault)
+        Self::begin(new_path(path), vault, backup)
     }
 
-    fn begin(path: PathBuf, vault: Uuid) -> Result<Self> {
+    fn begin(path: PathBuf, vault: Uuid, backup: Uuid) -> Result<Self> {
         let file = File::create(&path).at(|| format!("cannot create {}", path.display()))?;
         let mut this = Self { file: BufWriter::with_capacity(1 << 18, file), path };
         this.write(MAGIC)?;
         this.write(vault.as_bytes())?;
+        this.write(backup.as_bytes())?;
         Ok(this)
     }
 
@@ -180,15 +183,15 @@ impl CacheWriter {
 /// what they have of directories that it did not get to.
 fn keep_rest(path: &Path, vault: Uuid) -> Result<()> {
     let (new, rest) = (new_path(path), rest_path(path));
-    let Some(mut from) = open_file(&new, vault) else { return Ok(()) };
+    let Some((mut from, _)) = open_file(&new, vault) else { return Ok(()) };
     let merged = path.with_extension("merged");
-    let mut to = CacheWriter::begin(merged.clone(), vault)?;
+    let mut to = CacheWriter::begin(merged.clone(), vault, Uuid::nil())?;
     let mut last = Vec::new();
     while let Ok(block) = read_block(&mut from) {
         last = path_of(&block)?;
         to.add(&block)?;
     }
-    if let Some(mut older) = open_file(&rest, vault) {
+    if let Some((mut older, _)) = open_file(&rest, vault) {
         while let Ok(block) = read_block(&mut older) {
             if walk_order(&path_of(&block)?, &last).is_ge() {
                 to.add(&block)?;
@@ -223,7 +226,7 @@ impl CacheReader {
     pub fn open(path: &Path, vault: Uuid) -> Self {
         let files = [rest_path(path), path.to_path_buf()];
         let open = |path: &PathBuf| {
-            let mut file = CacheFile { file: open_file(path, vault), ahead: None };
+            let mut file = CacheFile { file: open_file(path, vault).map(|(file, _)| file), ahead: None };
             file.advance();
             file
         };
@@ -263,14 +266,13 @@ impl CacheFile {
     }
 }
 
-/// What interrupted backups left, block by block in the order of the walk. It stays there.
+/// What an interrupted backup left, block by block in the order of the walk. It stays there.
 pub struct Rest(Option<BufReader<File>>);
 
 impl Rest {
-    /// Opens what lies beside the cache at `path`; nothing, if no backup was interrupted.
-    pub fn open(path: &Path, vault: Uuid) -> Result<Self> {
-        keep_rest(path, vault)?;
-        Ok(Self(open_file(&rest_path(path), vault)))
+    /// Opens what `backup` left beside the cache at `path`; nothing, if another wrote there last.
+    pub fn open(path: &Path, vault: Uuid, backup: Uuid) -> Self {
+        Self(open_file(&new_path(path), vault).filter(|(_, by)| *by == backup).map(|(file, _)| file))
     }
 }
 
@@ -284,11 +286,13 @@ impl Iterator for Rest {
     }
 }
 
-fn open_file(path: &Path, vault: Uuid) -> Option<BufReader<File>> {
+/// A cache of the vault, and the backup that wrote it.
+fn open_file(path: &Path, vault: Uuid) -> Option<(BufReader<File>, Uuid)> {
     let mut file = BufReader::with_capacity(1 << 18, File::open(path).ok()?);
-    let mut head = [0; 24];
+    let mut head = [0; HEAD];
     file.read_exact(&mut head).ok()?;
-    (&head[..8] == MAGIC && &head[8..] == vault.as_bytes()).then_some(file)
+    let by = Uuid::from_slice(&head[24..]).ok()?;
+    (&head[..8] == MAGIC && &head[8..24] == vault.as_bytes()).then_some((file, by))
 }
 
 fn path_of(block: &[u8]) -> Result<Vec<u8>> {
@@ -332,7 +336,7 @@ mod tests {
 
     /// Writes blocks as a backup does; `committed` or interrupted.
     fn write(path: &Path, blocks: &[(&str, &[(&str, u64)])], committed: bool) {
-        let mut writer = CacheWriter::create(path, VAULT).unwrap();
+        let mut writer = CacheWriter::create(path, VAULT, Uuid::nil()).unwrap();
         for (dir, files) in blocks {
             let files: Vec<_> = files.iter().map(|(name, ino)| entry(name, *ino)).collect();
             let known: Vec<_> = files.iter().map(|(key, entry)| (*key, entry)).collect();
@@ -346,7 +350,7 @@ mod tests {
 
     /// Of these files, which are known as they are.
     fn known(path: &Path, files: &[(&str, &str, u64)]) -> String {
-        drop(CacheWriter::create(path, VAULT).unwrap());
+        drop(CacheWriter::create(path, VAULT, Uuid::nil()).unwrap());
         std::fs::remove_file(new_path(path)).unwrap();
         let mut reader = CacheReader::open(path, VAULT);
         let (mut at, mut block, mut found) = ("", Block::default(), String::new());

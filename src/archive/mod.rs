@@ -20,6 +20,8 @@ pub mod walker;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 pub use crate::vault::Compression;
 
 use crate::model::{Id, Progress, Result};
@@ -49,6 +51,8 @@ pub struct BackupRequest {
     pub reread: bool,
     /// The resource's change cache; made anew if missing, damaged or of another vault.
     pub change_cache: PathBuf,
+    /// The backup, whose word the new change cache is.
+    pub backup: Uuid,
     /// How segments are compressed.
     pub compression: Compression,
     /// How many workers; 0 means one per core.

@@ -90,11 +90,11 @@ pub(super) enum Trouble {
     Limit(Errno),
 }
 
-/// The failure of the backup that an error of a file is, where it tells not of the file but of what this
-/// process may have: or as much would be missing as there are files after that.
+/// The failure of the backup that an error of a file is, where it tells not of the file but of how many this
+/// process may open: or whatever comes after it would be missing.
 pub(super) fn limit(path: &[u8], e: Errno) -> Result<()> {
     match e {
-        Errno::MFILE | Errno::NFILE | Errno::NOMEM => {
+        Errno::MFILE | Errno::NFILE => {
             Err(crate::model::Error::io(format!("cannot read {}", String::from_utf8_lossy(path)), &e.into()))
         }
         _ => Ok(()),

@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::cache::{self, Found};
 use super::plan::absolute;
 use super::stored::is_stored;
@@ -61,8 +63,8 @@ struct Salvage<'a> {
     firsts: HashSet<Vec<u8>>,
 }
 
-/// Stores a tree of what the change cache beside `change_cache` holds of an interrupted backup; `None` if
-/// that is no file at all. Nothing refers to the tree until the caller publishes a manifest. The cache
+/// Stores a tree of what `backup`, which was interrupted, left beside `change_cache`; `None` if that is no
+/// file at all, or another wrote there since. Nothing refers to the tree until the caller publishes a manifest. The cache
 /// stays as good as it was for the next backup.
 ///
 /// # Errors
@@ -70,10 +72,10 @@ struct Salvage<'a> {
 pub fn salvage(
     vault: &Arc<Vault>,
     writer: VaultWriter,
-    change_cache: &Path,
+    (change_cache, backup): (&Path, Uuid),
     progress: &Progress,
 ) -> Result<Option<Salvaged>> {
-    let rest = cache::Rest::open(change_cache, vault.uuid())?;
+    let rest = cache::Rest::open(change_cache, vault.uuid(), backup);
     let lane = writer.lane(Class::TreePack)?;
     let mut salvage = Salvage {
         vault,
@@ -118,7 +120,6 @@ impl Salvage<'_> {
                 }
                 Link::First { .. } | Link::None => true,
             };
-            // Of an older backup's word and a newer one's the newer comes first.
             if !linked || top.entries.contains_key(&entry.name) || !is_stored(self.vault, self.writer, &entry) {
                 continue;
             }

@@ -61,7 +61,7 @@ pub fn run(
     let workers = if request.workers == 0 { cores } else { request.workers };
     let context = Context::new(vault, &writer, writer.lane(Class::TreePack)?, dumps, progress);
     // What an interrupted backup left there is put aside before it is read.
-    let new_cache = CacheWriter::create(&request.change_cache, vault.uuid())?;
+    let new_cache = CacheWriter::create(&request.change_cache, vault.uuid(), request.backup)?;
     let cache =
         if request.reread { CacheReader::default() } else { CacheReader::open(&request.change_cache, vault.uuid()) };
     let lanes = (0..workers).map(|_| writer.lane(Class::DataPack)).collect::<Result<Vec<_>>>()?;
@@ -215,7 +215,10 @@ impl<'a> Walker<'a> {
         path: Vec<u8>,
         plan: &Plan,
     ) -> Result<()> {
-        let mut meta = self.metadata(fd, &stat).unwrap_or_default();
+        let mut meta = match self.metadata(fd, &stat) {
+            Ok(meta) => meta,
+            Err(e) => limit(&path, e).map(|()| Metadata::default())?,
+        };
         meta.mtime = Time::default();
         meta.flags = 0;
         meta.xattrs.retain(|(name, _)| name.starts_with(b"system.posix_acl_"));

@@ -97,7 +97,7 @@ const LOCK_TRIES: u32 = 20;
 const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// So often, and so long apart, it is looked whether the last reader of a failed database is done.
-const CLOSE_TRIES: u32 = 200;
+const CLOSE_TRIES: u32 = 100;
 const CLOSE_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 fn open(path: &Path) -> Result<Database> {
@@ -176,31 +176,36 @@ impl Catalog {
         Ok(catalog)
     }
 
-    /// The database: opened anew after it failed. redb takes nothing more from a file after an error of its
-    /// disk; the cause, a full one most likely, may be gone by now.
+    /// The database: opened anew after it failed, unless somebody still reads from it. redb takes nothing more
+    /// from a file after an error of its disk; the cause, a full one most likely, may be gone by now.
     fn database(&self) -> Result<Arc<Database>> {
         let mut slot = self.db.lock().unwrap_or_else(PoisonError::into_inner);
-        if FAILED.swap(false, Relaxed)
-            && let Some(mut held) = slot.take()
+        if FAILED.load(Relaxed)
+            && let Some(held) = slot.take()
         {
-            for _ in 0..CLOSE_TRIES {
-                match Arc::try_unwrap(held) {
-                    Ok(db) => {
-                        drop(db);
-                        return Ok(slot.insert(Arc::new(open(&self.path)?)).clone());
-                    }
-                    Err(busy) => held = busy,
-                }
-                std::thread::sleep(CLOSE_PAUSE);
+            match Arc::try_unwrap(held) {
+                Ok(db) => drop(db),
+                Err(busy) => return Ok(slot.insert(busy).clone()),
             }
-            *slot = Some(held);
-            FAILED.store(true, Relaxed);
-            return Err(Error::failed("the catalog failed before and is still read; try again"));
+            FAILED.store(false, Relaxed);
         }
         match &*slot {
             Some(db) => Ok(db.clone()),
             None => Ok(slot.insert(Arc::new(open(&self.path)?)).clone()),
         }
+    }
+
+    /// The same for a change, for which readers are waited for a while.
+    fn to_write(&self) -> Result<Arc<Database>> {
+        for _ in 0..CLOSE_TRIES {
+            let db = self.database()?;
+            if !FAILED.load(Relaxed) {
+                return Ok(db);
+            }
+            drop(db);
+            std::thread::sleep(CLOSE_PAUSE);
+        }
+        self.database()
     }
 
     /// Reads from one consistent state.
@@ -211,7 +216,7 @@ impl Catalog {
 
     /// Does what [`Catalog::write`] would do, and changes nothing: says whether it would succeed.
     pub fn check<T>(&self, work: impl FnOnce(&Writer) -> Result<T>) -> Result<T> {
-        let db = self.database()?;
+        let db = self.to_write()?;
         let writer = Writer::new(db.begin_write().map_err(failed)?);
         let done = work(&writer);
         writer.into_inner().abort().map_err(failed)?;
@@ -220,7 +225,7 @@ impl Catalog {
 
     /// Changes the catalog in one transaction; an error changes nothing.
     pub fn write<T>(&self, work: impl FnOnce(&Writer) -> Result<T>) -> Result<T> {
-        let db = self.database()?;
+        let db = self.to_write()?;
         let mut transaction = db.begin_write().map_err(failed)?;
         // A crash is then repaired in milliseconds, not by reading the whole file.
         transaction.set_quick_repair(true);

@@ -18,7 +18,7 @@ pub enum Lane {
 }
 
 /// How many jobs of [`Lane::Copies`] run at once.
-const COPIES: usize = 4;
+const COPIES: usize = 8;
 
 /// How many jobs of [`Lane::Snapshots`] run at once.
 const SNAPSHOTS: usize = 2;

@@ -28,9 +28,10 @@ fn ticket(mirrors: impl IntoIterator<Item = u64>) -> Ticket {
     Ticket { exclusive: mirrors.into_iter().map(Key::Mirror).collect(), ..Ticket::free(Lane::Copies) }
 }
 
-/// The same from the job's row.
-pub(super) fn sync_ticket(vault: &VaultRow, mirror: Option<u64>) -> Ticket {
-    mirror.map_or_else(|| ticket(vault.mirrors.keys().copied()), |mirror| ticket([mirror]))
+/// The same from the job's row. One that somebody asked for, for all of them, waits for none of the others in
+/// the queue, and at each mirror for whoever is at it.
+pub(super) fn sync_ticket(mirror: Option<u64>) -> Ticket {
+    ticket(mirror)
 }
 
 /// What a check of a vault needs: nothing is deleted from it meanwhile, nor from its mirrors. A mirror that
@@ -49,7 +50,7 @@ pub(super) fn verify_ticket(t: &impl Tables, vault: &VaultRow) -> Result<Ticket>
 /// Whether a job that brings the mirror up to date is among these.
 fn copying(jobs: &[Job], vault: u64, mirror: u64) -> bool {
     jobs.iter().filter(|j| j.vault == Some(vault)).any(|j| match j.task {
-        Task::Sync { mirror: only } => only.is_none_or(|only| only == mirror),
+        Task::Sync { mirror: only } => only == Some(mirror),
         _ => false,
     })
 }

@@ -72,9 +72,12 @@ fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
     Ok(match (&job.task, job.backup) {
         (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
         (Task::Verify { .. }, None) => mirrors::verify_ticket(t, &t.need(job.vault.unwrap_or_default())?)?,
-        (Task::Sync { mirror }, _) => mirrors::sync_ticket(&t.need(job.vault.unwrap_or_default())?, *mirror),
+        (Task::Sync { mirror }, _) => mirrors::sync_ticket(*mirror),
         (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
-        (Task::Salvage, Some(id)) => super::work::salvage_ticket(&t.need(id)?),
+        (Task::Salvage, Some(id)) => match t.get::<Backup>(id)? {
+            Some(row) => super::work::salvage_ticket(&row),
+            None => Ticket::free(Lane::Work),
+        },
         (Task::Delete, Some(id)) => backups::delete_ticket(&t.need(id)?),
         (Task::Prune { .. } | Task::Remove { .. } | Task::Rebuild { .. } | Task::Delete, _) => {
             Ticket { exclusive: vault().into_iter().collect(), ..Ticket::free(Lane::Maintenance) }
@@ -98,12 +101,12 @@ impl Service {
             let mut unsure = false;
             if let (Task::Backup { .. }, State::Running, Some(id)) = (&job.task, job.state, job.backup) {
                 match self.find_manifest(id) {
-                    Ok(Some(found)) => {
+                    Ok(Some(found)) if !found.1.partial => {
                         self.complete_from(id, found)?;
                         self.clean_up(job);
                         continue;
                     }
-                    Ok(None) => {}
+                    Ok(_) => {}
                     // An unreachable destination must not keep the daemon from starting. The vault
                     // is asked when it can be opened.
                     Err(e) => {
@@ -118,7 +121,7 @@ impl Service {
             self.clean_up(job);
             match fate(job) {
                 Fate::Again => self.queue_again(job)?,
-                Fate::Failed(why) => self.catalog.write(|w| {
+                Fate::Failed(why) => self.submit_all(|w, batch| {
                     let now = self.now();
                     let why = match swaps.get(&job.id) {
                         Some(Err(e)) => format!("the daemon stopped before it finished, and it is half done: {e}"),
@@ -147,14 +150,14 @@ impl Service {
                             row.unsure = unsure;
                             Ok(())
                         })?;
+                        if job.state == State::Running && !unsure {
+                            self.salvage_later(w, batch, id)?;
+                        }
                     }
                     Ok(())
                 })?,
             }
             self.tell_failure(job.id);
-            if let (Task::Backup { .. }, State::Running, Some(id), false) = (&job.task, job.state, job.backup, unsure) {
-                self.salvage_later(id)?;
-            }
         }
         self.forget_swaps(&swaps);
         self.finish_deletions()?;
@@ -312,19 +315,18 @@ impl Service {
         for row in unsure {
             match self.find_manifest_in(open, &row)? {
                 Some(found) => {
+                    let status = if found.1.partial { row.status } else { State::Completed };
                     self.complete_from(row.id, found)?;
-                    self.emit(Event::BackupChanged { id: row.id, status: State::Completed.name().into() });
+                    self.emit(Event::BackupChanged { id: row.id, status: status.name().into() });
                     any = true;
                 }
-                None => {
-                    self.catalog.write(|w| {
-                        w.update::<Backup>(row.id, |row| {
-                            row.unsure = false;
-                            Ok(())
-                        })
+                None => self.submit_all(|w, batch| {
+                    w.update::<Backup>(row.id, |row| {
+                        row.unsure = false;
+                        Ok(())
                     })?;
-                    self.salvage_later(row.id)?;
-                }
+                    self.salvage_later(w, batch, row.id)
+                })?,
             }
         }
         if any {
@@ -356,7 +358,7 @@ impl Service {
                 w.put(&resource)?;
             }
             // Of a finished job the oldest are dropped.
-            if let Some(mut job) = w.get::<Job>(row.job)? {
+            if let Some(mut job) = w.get::<Job>(row.job)?.filter(|_| !manifest.partial) {
                 job.state = State::Completed;
                 job.completed_at = Some(manifest.completed_at);
                 (job.error, job.error_kind) = (None, None);

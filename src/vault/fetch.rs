@@ -91,10 +91,14 @@ impl Stretch {
                 Err(_) => {}
             }
         }
-        // What was not compressed stays where it was read.
-        let bytes = Bytes::from(bytes);
+        // What was not compressed stays where it was read, unless it would hold much else in memory.
+        let inside: usize = opened.iter().filter_map(|(_, plain)| plain.as_ref().err().map(std::ops::Range::len)).sum();
+        let (bytes, mostly) = (Bytes::from(bytes), inside.saturating_mul(4) > at(len).saturating_mul(3));
         for (found, plain) in opened {
-            let plain = plain.unwrap_or_else(|range| bytes.slice(range));
+            let plain = plain.unwrap_or_else(|range| match mostly {
+                true => bytes.slice(range),
+                false => Bytes::copy_from_slice(&bytes[range]),
+            });
             let slot = vault.cache.slot((found.pack.id, found.segment.ordinal), plain.len());
             let _ = slot.get(|| Ok(plain));
         }

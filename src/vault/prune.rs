@@ -104,7 +104,13 @@ pub fn prune(vault: &Arc<Vault>, promised: &[Id], dry_run: bool, progress: &Prog
         // Where there is no room for copies, what is dead goes all the same, and makes some.
         Err(e) if e.kind == ErrorKind::NoSpace && (!dead.is_empty() || strays) => {
             vault.refresh()?;
-            // All that the half of the copies holds is where it was.
+            // All that half of the copies hold is where it was. Those that no index lists make room at once.
+            let listed: HashSet<Id> = vault.index().packs().map(|pack| pack.id).collect();
+            let there = object::list(&*vault.store, Class::DataPack)?.into_iter().map(|(id, _)| id);
+            for id in there.filter(|id| !listed.contains(id)) {
+                vault.store.delete(&object::key(Class::DataPack, &id))?;
+            }
+            vault.store.sync()?;
             gone.extend(vault.index().packs().map(|pack| pack.id).filter(|id| !known.contains(id)));
             report.packs_rewritten = 0;
             report.no_room = Some(e);
@@ -208,6 +214,23 @@ fn worth_rewriting(mut packs: Vec<(RunPack, Weight)>) -> HashSet<Id> {
 /// Copies the marked blobs of thin packs into new ones, in the order in which they lie.
 fn rewrite(vault: &Arc<Vault>, marks: &Marks, thin: &HashSet<Id>, progress: &Progress) -> Result<()> {
     let writer = VaultWriter::start_with(vault, Compression::default(), None)?;
+    match copy_living(vault, &writer, marks, thin, progress) {
+        Ok(()) => writer.finish().map(drop),
+        Err(e) => {
+            // What is unfinished is nobody's, and to list it would need room as well.
+            let _ = writer.abandon();
+            Err(e)
+        }
+    }
+}
+
+fn copy_living(
+    vault: &Arc<Vault>,
+    writer: &VaultWriter,
+    marks: &Marks,
+    thin: &HashSet<Id>,
+    progress: &Progress,
+) -> Result<()> {
     for class in [Class::DataPack, Class::TreePack] {
         let mut lane = writer.lane(class)?;
         for (number, run) in marks.index().runs().iter().enumerate() {
@@ -230,7 +253,7 @@ fn rewrite(vault: &Arc<Vault>, marks: &Marks, thin: &HashSet<Id>, progress: &Pro
         }
         lane.flush()?;
     }
-    writer.finish().map(drop)
+    Ok(())
 }
 
 /// Publishes an index of all packs but those that are gone; answers the index objects that it

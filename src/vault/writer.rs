@@ -159,6 +159,12 @@ impl VaultWriter {
         Ok(self.shared.stored.load(Relaxed))
     }
 
+    /// Ends without publishing what it stored: those packs are garbage.
+    pub(super) fn abandon(mut self) -> Result<()> {
+        self.close();
+        self.shared.vault.end_session(&self.session)
+    }
+
     fn close(&mut self) {
         self.packs = None;
         if let Some(thread) = self.thread.take()

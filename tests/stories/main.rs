@@ -26,6 +26,7 @@ mod metadata;
 mod mirrors;
 mod model;
 mod power;
+mod readers;
 mod rebuild;
 mod resource_root;
 mod restart;

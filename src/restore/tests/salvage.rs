@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
+
 use super::{World, sh as run};
 use crate::archive::salvage;
 use crate::model::{Id, Progress};
@@ -42,13 +44,13 @@ fn what_an_interrupted_backup_left_is_a_tree() {
     let cache = world.dir.path().join("changes");
     let saved = |world: &World| {
         let writer = VaultWriter::start(&world.vault, Compression::default()).unwrap();
-        salvage(&world.vault, writer, &cache, &Progress::default()).unwrap()
+        salvage(&world.vault, writer, (&cache, Uuid::nil()), &Progress::default()).unwrap()
     };
     let found = saved(&world).unwrap();
     assert_eq!((found.root, found.totals), (whole.root, whole.totals), "all was read, so it is the same tree");
     assert_eq!(saved(&world).unwrap().root, whole.root, "and the cache is as it was");
 
-    let (expected, rest) = (all(&world, &whole.root), cache.with_extension("rest"));
+    let (expected, rest) = (all(&world, &whole.root), cache.with_extension("new"));
     let bytes = std::fs::read(&rest).unwrap();
     let mut sizes = Vec::new();
     for len in (0..bytes.len()).step_by(bytes.len() / 40) {
@@ -89,7 +91,9 @@ fn nothing_is_made_of_what_the_vault_does_not_hold() {
         }
         std::fs::write(other.dir.path().join("changes.new"), &bytes).unwrap();
         let writer = VaultWriter::start(&other.vault, Compression::default()).unwrap();
-        let found = salvage(&other.vault, writer, &other.dir.path().join("changes"), &Progress::default()).unwrap();
+        let found =
+            salvage(&other.vault, writer, (&other.dir.path().join("changes"), Uuid::nil()), &Progress::default())
+                .unwrap();
         assert!(found.is_none(), "{found:?}");
     }
 }

@@ -150,6 +150,7 @@ impl Service {
             volumes: resource.kind == "volume",
             reread,
             change_cache: self.change_cache(&vault, resource.id)?,
+            backup: row.uuid,
             compression,
             workers: 0,
         };

@@ -94,7 +94,11 @@ impl Service {
 
     /// The manifests in a vault that the catalog counts on.
     fn promised(&self, vault: u64) -> Result<Vec<Id>> {
-        let rows = self.catalog.read(|r| r.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault))?;
+        let rows = self.catalog.read(|r| {
+            let mut rows = r.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault)?;
+            rows.extend(r.rows_at::<Backup>(backup::PARTIAL, vault)?);
+            Ok(rows)
+        })?;
         Ok(rows.into_iter().filter_map(|b| b.manifest).collect())
     }
 

@@ -265,7 +265,6 @@ impl Service {
             self.settle(whole);
         }
         if let Some(shown) = &report.show
-            && shown.0.copy_of.is_none()
             && let Err(e) = self.drop_partial(&shown.0)
         {
             tracing::warn!("partial backups before backup {} stay: {e}", shown.0.id);
@@ -274,6 +273,11 @@ impl Service {
             self.save_configuration(&open);
             // The mirrors miss that too.
             self.mirrors_behind(open.id);
+        }
+        if matches!(end.error, Some(ErrorKind::LimitReached | ErrorKind::NoSpace))
+            && let Err(e) = self.drop_partial_for_room(id)
+        {
+            tracing::warn!("partial backups stay, although job {id} found no room: {e}");
         }
         if end.state == State::Failed {
             self.tell_failure(id);
@@ -337,7 +341,7 @@ impl Service {
                 }
                 events.push(Event::BackupChanged { id: backup, status: state.name().into() });
                 if let (State::Failed, Some(e)) = (state, &error) {
-                    if e.kind == ErrorKind::LimitReached {
+                    if matches!(e.kind, ErrorKind::LimitReached | ErrorKind::NoSpace) {
                         // What it stored until then gives its space back.
                         housekeeping::prune_soon(w, row.vault, now)?;
                     }

@@ -473,7 +473,8 @@ impl<'w> Rebuild<'w> {
                 w.put(&resource)?;
             }
         }
-        if let Some(row) = self.added.values().next_back().map(|id| w.need::<Backup>(*id)).transpose()? {
+        let own = self.added.values().rev().map(|id| w.need::<Backup>(*id)).collect::<Result<Vec<_>>>()?;
+        if let Some(row) = own.into_iter().find(|row| !row.partial) {
             w.update::<VaultRow>(self.vault.id, |vault| {
                 vault.last_manifest = row.manifest;
                 Ok(())

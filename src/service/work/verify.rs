@@ -179,7 +179,8 @@ impl Service {
         (repair, progress): (bool, &Progress),
         copies: &mut Copies,
     ) -> Result<Arc<dyn ObjectStore>> {
-        if !mirror.joined {
+        // To fill it may take days, in which nothing could be deleted.
+        if !mirror.joined || mirror.synced_at.is_none() {
             return Err(Error::invalid_state("it was not filled yet; sync the vault"));
         }
         let store = self.store_place(&place.place)?.open(Patience::WORK)?;
