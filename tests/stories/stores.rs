@@ -383,7 +383,9 @@ fn flips_on_the_way_are_found_by_the_vault() {
         master: Some(master.clone()),
         key_file: Some(Secret::random().unwrap()),
     };
-    Vault::create(&*store, &new).unwrap();
+    // The first writes to a server take as long as the machine is busy.
+    let slow = Patience { total: Duration::from_secs(120), attempt: Duration::from_secs(40) };
+    Vault::create(&*open(&place, slow), &new).unwrap();
     let vault = Vault::open(store, Some(master), cache.path(), 1 << 20).unwrap();
     proxy.misbehave(150);
     let mut stored = Vec::new();
