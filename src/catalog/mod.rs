@@ -55,7 +55,8 @@ const LOCK: &str = "lock";
 /// redb would take 1 GiB; an appliance's catalog is read in pages.
 const CACHE: usize = 32 << 20;
 
-/// An open catalog. Readers never wait; writers wait for one another.
+/// An open catalog. Readers wait for nobody, but while it is opened anew after an error of its disk; writers
+/// wait for one another.
 #[derive(Debug)]
 pub struct Catalog {
     path: PathBuf,

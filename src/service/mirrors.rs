@@ -23,15 +23,10 @@ const AGAIN: SignedDuration = SignedDuration::from_mins(1);
 /// But never later than this.
 const AT_LAST: SignedDuration = SignedDuration::from_mins(30);
 
-/// What a job that brings these mirrors up to date needs. It goes beside backups and prunes of the vault.
-fn ticket(mirrors: impl IntoIterator<Item = u64>) -> Ticket {
-    Ticket { exclusive: mirrors.into_iter().map(Key::Mirror).collect(), ..Ticket::free(Lane::Copies) }
-}
-
-/// The same from the job's row. One that somebody asked for, for all of them, waits for none of the others in
-/// the queue, and at each mirror for whoever is at it.
-pub(super) fn sync_ticket(mirror: Option<u64>) -> Ticket {
-    ticket(mirror)
+/// What a job that brings a mirror up to date needs. It goes beside backups and prunes of the vault. One for
+/// all of them (`None`) waits for nothing in the queue, and at each mirror for whoever is at it.
+pub(super) fn ticket(mirror: Option<u64>) -> Ticket {
+    Ticket { exclusive: mirror.into_iter().map(Key::Mirror).collect(), ..Ticket::free(Lane::Copies) }
 }
 
 /// What a check of a vault needs: nothing is deleted from it meanwhile, nor from its mirrors. A mirror that
@@ -338,7 +333,7 @@ impl Service {
                 let open = super::resources::open_jobs(w)?;
                 for (mirror, _) in now_due.into_iter().filter(|(mirror, _)| !copying(&open, row.id, *mirror)) {
                     let task = Task::Sync { mirror: Some(mirror) };
-                    let draft = Draft { vault: Some(row.id), ..Draft::new(task, ticket([mirror])) };
+                    let draft = Draft { vault: Some(row.id), ..Draft::new(task, ticket(Some(mirror))) };
                     let id = w.next_id::<Job>()?;
                     w.put(&draft.row(id, now))?;
                     batch.push((id, draft.ticket));

@@ -71,8 +71,12 @@ fn ticket(t: &impl Tables, job: &Job) -> Result<Ticket> {
     }
     Ok(match (&job.task, job.backup) {
         (Task::Backup { .. }, Some(id)) => backups::ticket(&t.need(id)?),
-        (Task::Verify { .. }, None) => mirrors::verify_ticket(t, &t.need(job.vault.unwrap_or_default())?)?,
-        (Task::Sync { mirror }, _) => mirrors::sync_ticket(*mirror),
+        // Whatever a row says, the daemon starts; of what is gone the job finds that itself.
+        (Task::Verify { .. }, None) => match t.get::<VaultRow>(job.vault.unwrap_or_default())? {
+            Some(row) => mirrors::verify_ticket(t, &row)?,
+            None => Ticket::free(Lane::Maintenance),
+        },
+        (Task::Sync { mirror }, _) => mirrors::ticket(*mirror),
         (Task::TaskBackup { task } | Task::TaskRestore { task }, _) => tasks::ticket(t, &t.need(*task)?)?,
         (Task::Salvage, Some(id)) => match t.get::<Backup>(id)? {
             Some(row) => super::work::salvage_ticket(&row),

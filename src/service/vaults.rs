@@ -342,7 +342,7 @@ impl Service {
         self.submit(|w| {
             let row = select::vault(w, selector)?;
             refuse_removing(&row)?;
-            Ok(Draft { vault: Some(row.id), ..Draft::new(Task::Sync { mirror: None }, mirrors::sync_ticket(None)) })
+            Ok(Draft { vault: Some(row.id), ..Draft::new(Task::Sync { mirror: None }, mirrors::ticket(None)) })
         })
     }
 

@@ -43,7 +43,7 @@ impl Service {
         if row.mirrors.is_empty() {
             return Ok(Report::of(json!({
                 "copied": 0,
-                "message": format!("vault {:?} has no such mirror; there is nothing to bring up to date", row.name),
+                "message": format!("vault {:?} has no mirror to bring up to date", row.name),
             })));
         }
         let done = match self.sync_all(job, &row, progress) {

@@ -473,8 +473,8 @@ impl<'w> Rebuild<'w> {
                 w.put(&resource)?;
             }
         }
-        let own = self.added.values().rev().map(|id| w.need::<Backup>(*id)).collect::<Result<Vec<_>>>()?;
-        if let Some(row) = own.into_iter().find(|row| !row.partial) {
+        let mut newest = self.added.values().rev().map(|id| w.need::<Backup>(*id));
+        if let Some(row) = newest.find(|row| row.as_ref().map_or(true, |row| !row.partial)).transpose()? {
             w.update::<VaultRow>(self.vault.id, |vault| {
                 vault.last_manifest = row.manifest;
                 Ok(())
