@@ -124,8 +124,8 @@ impl Manager {
     /// Makes a vault, and answers with its id. Keys: `destinations` (as: the first holds it, the others
     /// mirror it), `compression` (s: zstd:N, gzip:N, none), `encryption` (b; default true), `capacity` (t,
     /// bytes of the packs it stores: a backup that would exceed it fails and leaves nothing), `project` (s),
-    /// `prune` (s, cron, in the machine's time zone), `verify_within` (u, days: everything is read early enough
-    /// for that), `grace` (u, seconds).
+    /// `prune` (s, cron, in the machine's time zone), `verify_within` (u, days: everything is read share by share
+    /// within them), `grace` (u, seconds).
     #[zbus(out_args("id"))]
     async fn add_vault(&self, name: String, options: Dict, #[zbus(header)] by: Call<'_>) -> Result<u64> {
         self.0.call(&by, Right::Configure, move |s| s.add_vault(&name, options.read()?)).await

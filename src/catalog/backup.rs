@@ -134,6 +134,9 @@ pub struct Backup {
     pub size: Option<u64>,
     /// Bytes it added to the vault.
     pub stored: Option<u64>,
+    /// Bytes that the vault holds for it alone, as [`super::VaultRow::measured`] says when.
+    #[serde(default)]
+    pub unique: Option<u64>,
     /// Regular files.
     pub files: Option<u64>,
     /// Entries of all types.
@@ -186,7 +189,7 @@ impl Row for Backup {
     const TABLE: &'static str = "backups";
     const KIND: u8 = 5;
     const NOUN: &'static str = "backup";
-    const COUNTED: &'static [u8] = &[BY_RESOURCE, GOOD_BY_RESOURCE, GOOD_BY_VAULT, MANUAL];
+    const COUNTED: &'static [u8] = &[BY_RESOURCE, GOOD_BY_RESOURCE, GOOD_BY_VAULT, MANUAL, PARTIAL];
 
     fn id(&self) -> u64 {
         self.id

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Row, State};
 use crate::model::ErrorKind;
+use crate::vault::Share;
 
 /// The index of jobs by state ([`State::key`]).
 pub const BY_STATE: u8 = 6;
@@ -102,6 +103,9 @@ pub enum Task {
         /// Whether one copy is repaired from another.
         #[serde(default)]
         repair: bool,
+        /// Of what lies in this share alone.
+        #[serde(default)]
+        share: Option<Share>,
     },
     /// Brings mirrors up to date.
     Sync {

@@ -243,7 +243,7 @@ impl Catalog {
 
 /// What the rows are indexed by. Raise it with every change of a [`Row::keys`]: the catalog of an
 /// earlier version is indexed again when it is opened.
-const INDEXES: &[u8] = b"6";
+const INDEXES: &[u8] = b"7";
 
 fn index_again(w: &Writer) -> Result<()> {
     const KEY: &str = "indexes";

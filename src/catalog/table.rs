@@ -18,6 +18,8 @@ const INDEX: TableDefinition<(u8, u64, u64), ()> = TableDefinition::new("index")
 const COUNTERS: TableDefinition<&str, u64> = TableDefinition::new("counters");
 /// (index, key) → how many rows have it, for the indexes that are counted.
 const COUNTS: TableDefinition<(u8, u64), u64> = TableDefinition::new("counts");
+/// (index, key) → how often the set of its rows changed, for the same indexes.
+const CHANGES: TableDefinition<(u8, u64), u64> = TableDefinition::new("changes");
 /// Single values by name.
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
@@ -116,6 +118,10 @@ pub trait Tables {
     /// How many rows have a key in a counted index.
     fn counted(&self, index: u8, key: u64) -> Result<u64>;
 
+    /// How often a key of a counted index was given to a row or taken from one: what follows from the set of
+    /// rows holds as long as this is the same.
+    fn changes(&self, index: u8, key: u64) -> Result<u64>;
+
     /// (key, id) of all rows in an index, by key, then id.
     fn in_order(&self, index: u8) -> Result<Vec<(u64, u64)>>;
 
@@ -189,6 +195,11 @@ macro_rules! tables {
                 Ok(table.get((index, key)).map_err(failed)?.map_or(0, |n| n.value()))
             }
 
+            fn changes(&self, index: u8, key: u64) -> Result<u64> {
+                let table = self.0.open_table(CHANGES).map_err(failed)?;
+                Ok(table.get((index, key)).map_err(failed)?.map_or(0, |n| n.value()))
+            }
+
             fn in_order(&self, index: u8) -> Result<Vec<(u64, u64)>> {
                 let table = self.0.open_table(INDEX).map_err(failed)?;
                 table
@@ -253,6 +264,7 @@ impl Writer {
         self.0.open_table(NAMES).map_err(failed)?;
         self.0.open_table(INDEX).map_err(failed)?;
         self.0.open_table(COUNTS).map_err(failed)?;
+        self.0.open_table(CHANGES).map_err(failed)?;
         self.0.open_table(COUNTERS).map_err(failed)?;
         self.0.open_table(META).map_err(failed)?;
         Ok(())
@@ -297,13 +309,16 @@ impl Writer {
                 _ => {}
             }
         }
-        if let Some(old) = old {
-            self.unlink(&old)?;
+        // What stays is left alone: most changes of a row are none of its indexes'.
+        if let Some(old) = &old {
+            self.forget_name(old, row.name())?;
         }
         if let Some((scope, name)) = row.name() {
             self.0.open_table(NAMES).map_err(failed)?.insert((R::KIND, scope, name), id).map_err(failed)?;
         }
-        self.link(row)?;
+        let (had, has) = (old.map(|old| old.keys()).unwrap_or_default(), row.keys());
+        self.unlink::<R>(id, had.iter().filter(|key| !has.contains(key)))?;
+        self.link::<R>(id, has.iter().filter(|key| !had.contains(key)))?;
         let bytes = encode(row)?;
         self.0.open_table(definition::<R>()).map_err(failed)?.insert(id, bytes.as_slice()).map_err(failed)?;
         Ok(())
@@ -312,7 +327,8 @@ impl Writer {
     /// Removes a row; one that is not there is no error.
     pub fn remove<R: Row>(&self, id: u64) -> Result<()> {
         if let Some(row) = self.get::<R>(id)? {
-            self.unlink(&row)?;
+            self.forget_name(&row, None)?;
+            self.unlink::<R>(id, row.keys().iter())?;
             self.0.open_table(definition::<R>()).map_err(failed)?.remove(id).map_err(failed)?;
         }
         Ok(())
@@ -332,12 +348,30 @@ impl Writer {
         Ok(())
     }
 
-    fn link<R: Row>(&self, row: &R) -> Result<()> {
+    fn link<'a, R: Row>(&self, id: u64, keys: impl Iterator<Item = &'a (u8, u64)>) -> Result<()> {
         let mut table = self.0.open_table(INDEX).map_err(failed)?;
-        for (index, key) in row.keys() {
-            if table.insert((index, key, row.id()), ()).map_err(failed)?.is_none() {
+        for &(index, key) in keys {
+            if table.insert((index, key, id), ()).map_err(failed)?.is_none() {
                 self.count_up::<R>(index, key, true)?;
             }
+        }
+        Ok(())
+    }
+
+    fn unlink<'a, R: Row>(&self, id: u64, keys: impl Iterator<Item = &'a (u8, u64)>) -> Result<()> {
+        let mut table = self.0.open_table(INDEX).map_err(failed)?;
+        for &(index, key) in keys {
+            if table.remove((index, key, id)).map_err(failed)?.is_some() {
+                self.count_up::<R>(index, key, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a row's name back, unless it is `kept`.
+    fn forget_name<R: Row>(&self, row: &R, kept: Option<(u64, &str)>) -> Result<()> {
+        if let Some((scope, name)) = row.name().filter(|name| Some(*name) != kept) {
+            self.0.open_table(NAMES).map_err(failed)?.remove((R::KIND, scope, name)).map_err(failed)?;
         }
         Ok(())
     }
@@ -352,6 +386,9 @@ impl Writer {
             0 => drop(table.remove((index, key)).map_err(failed)?),
             n => drop(table.insert((index, key), n).map_err(failed)?),
         }
+        let mut table = self.0.open_table(CHANGES).map_err(failed)?;
+        let now = table.get((index, key)).map_err(failed)?.map_or(0, |n| n.value());
+        table.insert((index, key), now.wrapping_add(1)).map_err(failed)?;
         Ok(())
     }
 
@@ -366,20 +403,7 @@ impl Writer {
     pub(super) fn index_again<R: Row>(&self) -> Result<()> {
         for id in self.ids::<R>()? {
             if let Some(row) = self.get::<R>(id)? {
-                self.link(&row)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn unlink<R: Row>(&self, row: &R) -> Result<()> {
-        if let Some((scope, name)) = row.name() {
-            self.0.open_table(NAMES).map_err(failed)?.remove((R::KIND, scope, name)).map_err(failed)?;
-        }
-        let mut table = self.0.open_table(INDEX).map_err(failed)?;
-        for (index, key) in row.keys() {
-            if table.remove((index, key, row.id())).map_err(failed)?.is_some() {
-                self.count_up::<R>(index, key, false)?;
+                self.link::<R>(id, row.keys().iter())?;
             }
         }
         Ok(())

@@ -54,9 +54,17 @@ pub struct VaultRow {
     /// Everything in it is read once in so many days.
     #[serde(default)]
     pub verify_within: Option<u32>,
-    /// When that was last begun.
+    /// How far that has come.
+    #[serde(default)]
+    pub round: Option<Round>,
+    /// When a share of it was last begun.
     #[serde(default)]
     pub verify_tried: Option<Timestamp>,
+    /// Of which state of its backups it is known what each of them alone takes ([`Backup::unique`]).
+    ///
+    /// [`Backup::unique`]: super::Backup::unique
+    #[serde(default)]
+    pub measured: Option<[u64; 2]>,
     /// The manifest that this machine wrote last.
     pub last_manifest: Option<Id>,
     /// Set while a job removes it.
@@ -67,6 +75,15 @@ pub struct VaultRow {
     /// Where it was declared.
     #[serde(default)]
     pub origin: Origin,
+}
+
+/// How far the reading of everything has come (`jobs/rounds.rs`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Round {
+    /// When it began.
+    pub began: Timestamp,
+    /// The ids before this, by their first eight bytes, were read.
+    pub to: u64,
 }
 
 /// How far a mirror is.

@@ -9,6 +9,7 @@ pub mod cron;
 pub mod queue;
 pub mod rate;
 pub mod retention;
+pub mod rounds;
 pub mod runner;
 
 pub use cron::Times;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::fields::{self, Fields};
 use super::page::Page;
 use super::submit::Draft;
-use super::{Event, Service, mirrors, resources, retention, select, snapshots, vaults};
+use super::{Event, Service, mirrors, resources, retention, select, sizes, snapshots, vaults};
 use crate::archive;
 use crate::catalog::{
     Backup, Destination, Project, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup as index,
@@ -160,6 +160,7 @@ pub(super) fn blank(
         root: None,
         size: None,
         stored: None,
+        unique: None,
         files: None,
         entries: None,
         errors: None,
@@ -406,7 +407,7 @@ impl Service {
                 resource: Some(row.resource),
                 backup: Some(id),
                 vault: Some(row.vault),
-                ..Draft::new(Task::Verify { read_data, repair: false }, ticket)
+                ..Draft::new(Task::Verify { read_data, repair: false, share: None }, ticket)
             })
         })
     }
@@ -450,6 +451,8 @@ impl Service {
         f.set("type", row.r#type.as_str()).set("backup_type", row.backup_type.as_str());
         f.set("incremental", row.incremental).set("partial", row.partial).set("protected", row.protected);
         f.set("status", row.status.name()).opt("size", row.size).opt("stored_size", row.stored);
+        let measured = vault.as_ref().map(|vault| sizes::hold(t, vault)).transpose()?.unwrap_or(false);
+        f.opt("unique_size", row.unique.filter(|_| measured && row.is_readable()));
         f.opt("size_mb", row.size.map(|s| s.div_ceil(MIB))).set("description", row.description.as_str());
         f.opt("checksum", row.root.map(|id| format!("sha256:{}", id.hex()))).set("encrypted", row.encrypted);
         let mut destinations = Vec::new();

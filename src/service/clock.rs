@@ -123,6 +123,7 @@ impl Service {
         ("tasks", Self::tick_tasks),
         ("checkpoints", Self::tick_checkpoints),
         ("vaults that are away", Self::tick_absent),
+        ("sizes of backups", Self::tick_sizes),
         ("metrics", Self::tick_metrics),
     ];
 

@@ -41,6 +41,7 @@ impl Service {
                 expires_at: None,
                 manifest: None,
                 stored: None,
+                unique: None,
                 message: None,
                 schedule: None,
                 since_full: 0,

@@ -1,16 +1,15 @@
 //! Housekeeping: vaults prune by their own cron expression, or soon where space waits to come
-//! back, and read everything they hold within the days that they were given.
+//! back, and read everything they hold, share by share, within the days that they were given.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::submit::Draft;
 use super::{Service, mirrors};
+use crate::catalog::vault::Round;
 use crate::catalog::{Job, Tables, Task, VaultRow, Writer};
 use crate::jobs::{Key, Lane, Ticket, Times};
 use crate::model::Result;
-
-/// A check that failed or was cancelled is tried again after this long.
-const TRY_AGAIN: SignedDuration = SignedDuration::from_hours(24);
+use crate::vault::Share;
 
 /// The times of a vault's own prune, in the machine's time zone.
 pub(super) fn prune_times(row: &VaultRow) -> Result<Option<Times>> {
@@ -25,12 +24,13 @@ pub(super) fn prune_soon(w: &Writer, vault: u64, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// When everything in the vault is to be read again: early enough for a run or two more.
-fn verify_due(row: &VaultRow) -> Option<Timestamp> {
-    let within = SignedDuration::from_hours(24 * i64::from(row.verify_within?));
-    let due = row.last_read.unwrap_or(row.created_at).checked_add(within / 5 * 4).ok()?;
-    let again = row.verify_tried.and_then(|tried| tried.checked_add(TRY_AGAIN.min(within / 5)).ok());
-    Some(again.map_or(due, |again| due.max(again)))
+/// The next share of the vault to be read, and when; nothing where it is not to be read by itself.
+fn verify_due(row: &VaultRow, now: Timestamp) -> Option<(Timestamp, Share)> {
+    let days = row.verify_within?;
+    let round = row.round.unwrap_or(Round::new(row.last_read.unwrap_or(row.created_at)));
+    let due = round.due(days);
+    let again = row.verify_tried.and_then(|tried| tried.checked_add(Round::pause(days)).ok());
+    Some((again.map_or(due, |again| due.max(again)), round.share(days, now)))
 }
 
 fn draft(t: &impl Tables, row: &VaultRow, task: Task) -> Result<Draft> {
@@ -47,7 +47,7 @@ impl Service {
     pub(super) fn tick_housekeeping(&self, now: Timestamp) -> Result<Option<Timestamp>> {
         let mut next = None;
         for row in self.catalog.read(Tables::all::<VaultRow>)?.into_iter().filter(|v| !v.removing && !v.emptied) {
-            let (times, mut prune, verify) = (prune_times(&row)?, row.prune_due, verify_due(&row));
+            let (times, mut prune, verify) = (prune_times(&row)?, row.prune_due, verify_due(&row, now));
             let coming = times.as_ref().and_then(|t| t.next(now));
             // A clock that was set back does not leave it waiting for what is far ahead now.
             if prune.is_none_or(|due| due > now) && coming != prune {
@@ -65,10 +65,17 @@ impl Service {
                 self.keep_house(&row, Task::Prune { dry_run: false }, |v| v.prune_due = coming)?;
                 prune = coming;
             }
-            if verify.is_some_and(|due| due <= now) {
-                self.keep_house(&row, Task::Verify { read_data: true, repair: false }, |v| v.verify_tried = Some(now))?;
+            let mut check = verify.map(|(due, _)| due);
+            if let Some((_, share)) = verify.filter(|(due, _)| *due <= now) {
+                let task = Task::Verify { read_data: true, repair: false, share: Some(share) };
+                self.keep_house(&row, task, |v| {
+                    v.verify_tried = Some(now);
+                    v.round.get_or_insert(Round::new(v.last_read.unwrap_or(v.created_at)));
+                })?;
+                // Its end wakes the clock; if it comes to nothing, it is tried again.
+                check = now.checked_add(Round::pause(row.verify_within.unwrap_or_default())).ok();
             }
-            next = [next, prune, verify.filter(|due| *due > now)].into_iter().flatten().min();
+            next = [next, prune, check].into_iter().flatten().min();
         }
         Ok(next)
     }
@@ -82,7 +89,7 @@ impl Service {
             note(&mut row);
             w.put(&row)?;
             let open = super::resources::open_jobs(w)?;
-            if open.iter().any(|j| j.vault == Some(row.id) && j.backup.is_none() && j.task == task) {
+            if open.iter().any(|j| j.vault == Some(row.id) && j.backup.is_none() && j.task.kind() == task.kind()) {
                 return Ok(());
             }
             tracing::info!("vault {:?}: {} is due", row.name, task.kind());

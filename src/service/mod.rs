@@ -12,6 +12,7 @@
 //! | `retention`, `snapretention` | which automatic backups and snapshots go, and when |
 //! | `snapruns` | schedules that take snapshots |
 //! | `mirrors`, `copies` | copies of vaults on other destinations, and of backups in other vaults |
+//! | `sizes` | what each backup alone takes |
 //! | `housekeeping` | vaults that prune and check themselves |
 //! | `databases` | databases of a resource, and how they are reached |
 //! | `units`, `commands` | units that are held back meanwhile, and commands that are run before and after |
@@ -63,6 +64,7 @@ mod schedules;
 mod select;
 mod selection;
 mod show;
+mod sizes;
 mod snapretention;
 mod snapruns;
 mod snapshots;
@@ -123,6 +125,8 @@ pub struct Service {
     mirrors_held: Mutex<HashSet<u64>>,
     /// When it was last looked for what is overdue.
     overdue_looked: Mutex<Option<jiff::Timestamp>>,
+    /// What each backup alone takes, as it is measured.
+    sizes: sizes::Sizes,
     /// The metrics as they were last written, and when.
     metrics_written: Mutex<Option<(jiff::Timestamp, String)>>,
 }
@@ -189,6 +193,7 @@ impl Service {
             settling: Mutex::default(),
             making: Mutex::default(),
             overdue_looked: Mutex::default(),
+            sizes: sizes::Sizes::default(),
             metrics_written: Mutex::default(),
             options,
         });
@@ -220,6 +225,7 @@ impl Service {
     /// Stops: running work is asked to stop and waited for until the deadline. The mount goes on.
     pub fn stop(&self, deadline: Duration) {
         self.ticker.stop();
+        self.sizes.stop();
         if !self.jobs.stop(deadline) {
             tracing::warn!("not all jobs stopped in time; the next start ends them");
         }

@@ -331,7 +331,7 @@ impl Service {
         self.submit(|w| {
             let row = select::vault(w, selector)?;
             refuse_removing(&row)?;
-            let task = Task::Verify { read_data: read_data || repair, repair };
+            let task = Task::Verify { read_data: read_data || repair, repair, share: None };
             Ok(Draft { vault: Some(row.id), ..Draft::new(task, mirrors::verify_ticket(w, &row)?) })
         })
     }
@@ -399,7 +399,9 @@ pub(super) fn blank(id: u64, name: &str, destination: u64, encryption: bool, now
         prune: None,
         prune_due: None,
         verify_within: None,
+        round: None,
         verify_tried: None,
+        measured: None,
         last_manifest: None,
         removing: false,
         emptied: false,

@@ -10,6 +10,7 @@ use super::mark::{Marks, Visitor};
 use super::object;
 use super::pack::{self, PACK_MAX, PackRecord};
 use super::seal::Class;
+use super::share::Share;
 use super::writer::lock;
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 
@@ -53,14 +54,16 @@ impl VerifyReport {
 /// `read_data` also reads it all and compares it with the ids. Problems are reported, not errors;
 /// an error is what kept the verification from its work.
 pub fn verify(vault: &Vault, manifests: &[Id], read_data: bool, progress: &Progress) -> Result<VerifyReport> {
-    verify_with(vault, manifests, read_data, &HashSet::new(), progress)
+    verify_with(vault, manifests, read_data.then_some(Share::ALL), &HashSet::new(), progress)
 }
 
-/// The same; backups that need packs which are whole `elsewhere`, in another copy, are not damaged.
+/// The same, reading the packs of a share; backups that need packs which are whole `elsewhere`, in another copy, are
+/// not damaged. If that is not everything, only the trees of the share's own manifests are gone through, and of what
+/// lies beside it no more is read than what was found damaged before.
 pub fn verify_with(
     vault: &Vault,
     manifests: &[Id],
-    read_data: bool,
+    read: Option<Share>,
     elsewhere: &HashSet<Id>,
     progress: &Progress,
 ) -> Result<VerifyReport> {
@@ -85,8 +88,10 @@ pub fn verify_with(
         }
         needed = Some(packs_of(&marks));
     }
-    let damaged = check_packs(vault, needed.as_ref(), read_data, elsewhere, &mut report, progress)?;
-    for id in &manifests {
+    let damaged = check_packs(vault, needed.as_ref(), read, elsewhere, &mut report, progress)?;
+    // Which backups need what is damaged is said by all trees.
+    let trees = |id: &&Id| !damaged.is_empty() || read.is_none_or(|share| share.contains(id));
+    for id in manifests.iter().filter(trees) {
         let manifest = match vault.manifest(id) {
             Ok(manifest) => manifest,
             // Deleted since it was listed.
@@ -162,14 +167,17 @@ pub(super) fn packs_of(marks: &Marks) -> HashSet<Id> {
 fn check_packs(
     vault: &Vault,
     needed: Option<&HashSet<Id>>,
-    read_data: bool,
+    read: Option<Share>,
     elsewhere: &HashSet<Id>,
     report: &mut VerifyReport,
     progress: &Progress,
 ) -> Result<HashSet<Id>> {
     let index = vault.index();
     let packs: Vec<RunPack> = index.packs().filter(|p| needed.is_none_or(|needed| needed.contains(&p.id))).collect();
-    progress.expect(0, if read_data { packs.iter().map(|pack| pack.size).sum() } else { 0 });
+    // What was damaged is told of until it is whole again.
+    let is_read = |pack: &&RunPack| read.is_some_and(|s| s.contains(&pack.id) || index.lost().contains(&pack.id));
+    let to_read: Vec<&RunPack> = packs.iter().filter(is_read).collect();
+    progress.expect(0, to_read.iter().map(|pack| pack.size).sum());
     let sizes: std::collections::HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
     let mut bad_packs = HashSet::new();
     // A blob by the pack that does not give it.
@@ -189,14 +197,14 @@ fn check_packs(
             }
         }
     }
-    if read_data {
+    if read.is_some() {
         let next = AtomicUsize::new(0);
         let results = Mutex::new((&mut *report, &mut damaged, None::<Error>, &mut whole_packs));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
-                    while let Some(pack) = packs.get(next.fetch_add(1, Relaxed)) {
+                    while let Some(&pack) = to_read.get(next.fetch_add(1, Relaxed)) {
                         if bad_packs.contains(&pack.id) || progress.is_cancelled() {
                             continue;
                         }
@@ -230,7 +238,7 @@ fn check_packs(
         report.blobs += index.blob_count();
     }
     let damaged_packs: HashSet<Id> = damaged.iter().map(|(_, pack)| *pack).collect();
-    if read_data {
+    if read.is_some() {
         vault.note_damage(&whole_packs, &damaged_packs)?;
     }
     if !bad_packs.is_empty() {

@@ -24,12 +24,14 @@ pub mod pack;
 pub mod prune;
 pub mod records;
 pub mod seal;
+mod share;
 pub mod slots;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
 pub mod tree;
 mod trees;
+pub mod unique;
 pub mod writer;
 
 pub use check::{Problem, VerifyReport, verify, verify_with};
@@ -43,5 +45,7 @@ pub use mirror::{Mirror, SyncReport, check_copies, sync};
 pub use prune::{PruneReport, prune};
 pub use records::SavedState;
 pub use seal::MasterKey;
+pub use share::Share;
 pub use slots::{Secret, SlotInfo, SlotKind};
+pub use unique::{UniqueSizes, unique_sizes};
 pub use writer::VaultWriter;

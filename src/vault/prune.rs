@@ -59,8 +59,14 @@ struct Weight {
 /// Deletes what no backup refers to. With `dry_run` only says what would be deleted. Waits for
 /// backups into the vault to end, and they for it. `promised` are the manifests that somebody
 /// counts on: while one of them is missing nothing is deleted, since what it refers to is not
-/// known, and a store that lists too little must not cost data.
-pub fn prune(vault: &Arc<Vault>, promised: &[Id], dry_run: bool, progress: &Progress) -> Result<PruneReport> {
+/// known, and a store that lists too little must not cost data. What is copied is compressed by `compression`.
+pub fn prune(
+    vault: &Arc<Vault>,
+    promised: &[Id],
+    compression: Compression,
+    dry_run: bool,
+    progress: &Progress,
+) -> Result<PruneReport> {
     let _alone = vault.gate.enter_alone(progress)?;
     vault.check_identity()?;
     if let Some(other) = vault.foreign_session()? {
@@ -99,7 +105,7 @@ pub fn prune(vault: &Arc<Vault>, promised: &[Id], dry_run: bool, progress: &Prog
         return Ok(report);
     }
     let mut gone = dead.clone();
-    match rewrite(vault, &marks, &thin, progress) {
+    match rewrite(vault, &marks, &thin, compression, progress) {
         Ok(()) => gone.extend(&thin),
         // Where there is no room for copies, what is dead goes all the same, and makes some.
         Err(e) if e.kind == ErrorKind::NoSpace && (!dead.is_empty() || strays) => {
@@ -212,8 +218,14 @@ fn worth_rewriting(mut packs: Vec<(RunPack, Weight)>) -> HashSet<Id> {
 }
 
 /// Copies the marked blobs of thin packs into new ones, in the order in which they lie.
-fn rewrite(vault: &Arc<Vault>, marks: &Marks, thin: &HashSet<Id>, progress: &Progress) -> Result<()> {
-    let writer = VaultWriter::start_with(vault, Compression::default(), None)?;
+fn rewrite(
+    vault: &Arc<Vault>,
+    marks: &Marks,
+    thin: &HashSet<Id>,
+    compression: Compression,
+    progress: &Progress,
+) -> Result<()> {
+    let writer = VaultWriter::start_with(vault, compression, None)?;
     match copy_living(vault, &writer, marks, thin, progress) {
         Ok(()) => writer.finish().map(drop),
         Err(e) => {

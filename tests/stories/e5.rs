@@ -63,6 +63,36 @@ fn e5_look_inside_and_see_sizes() {
 }
 
 #[test]
+fn e5_see_what_deleting_a_backup_would_free() {
+    needs_root!("e5_see_what_deleting_a_backup_would_free");
+    let daemon = Daemon::start();
+    let unique = |id: u64| daemon.ok(&format!("GetBackup t {id}"))["unique_size"].as_u64();
+    let measured = |id: u64| {
+        wait_for("it is measured once nothing else is done", PATIENCE, || unique(id).is_some());
+        unique(id).unwrap()
+    };
+    sh(&daemon.source(), "head -c 2000000 /dev/urandom > base");
+    daemon.add("web", &daemon.source());
+    daemon.back_up("web");
+    sh(&daemon.source(), "head -c 3000000 /dev/urandom > added; cp base again");
+    let middle = daemon.back_up("web")["id"].as_u64().unwrap();
+    sh(&daemon.source(), "rm added");
+    daemon.back_up("web");
+    let said = measured(middle);
+    assert!((1..=3).filter(|id| *id != middle).all(|id| unique(id).is_some_and(|size| size < 10_000)));
+    let before = du(&daemon.store());
+    daemon.work(&format!("DeleteBackup ta{{sv}} {middle} 0"));
+    daemon.work("PruneVault sa{sv} main 0");
+    // `du` counts whole blocks; a pack has a directory besides.
+    let freed = before - du(&daemon.store());
+    assert!(freed.abs_diff(said) < 40_000, "{freed} bytes came back of the {said} that were promised");
+    // What the two that are left share belongs to the first alone once the last is gone.
+    assert!(unique(1).is_none_or(|size| size < 10_000));
+    daemon.work("DeleteBackup ta{sv} 3 0");
+    assert!(measured(1) >= 2_000_000, "{:?}", unique(1));
+}
+
+#[test]
 fn e5_find_resources_without_a_backup() {
     needs_root!("e5_find_resources_without_a_backup");
     let daemon = Daemon::start();

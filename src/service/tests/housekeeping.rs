@@ -17,7 +17,7 @@ impl Timed {
 }
 
 #[test]
-fn a_vault_prunes_and_checks_itself() {
+fn a_vault_prunes_itself() {
     let t = Timed::new("2024-01-01T00:00:00Z");
     back_up(&t.service, "data");
     let update = |pairs: &[(&str, Value)]| t.service.update_vault("main", map(pairs));
@@ -25,7 +25,7 @@ fn a_vault_prunes_and_checks_itself() {
     refused(update(&[("verify_within", 40_000_u64.into())]), ErrorKind::InvalidArgument, "verify_within");
     t.come(at("2024-01-02T00:00:00Z"));
     assert!(t.chores().is_empty(), "nobody asked for anything");
-    update(&[("prune", "0 5 * * *".into()), ("verify_within", 10_u64.into())]).unwrap();
+    update(&[("prune", "0 5 * * *".into())]).unwrap();
     t.come(at("2024-01-02T00:00:01Z"));
     assert!(t.chores().is_empty());
     assert!(at(&t.vault("next_prune")) > at("2024-01-02T00:00:01Z"));
@@ -33,26 +33,73 @@ fn a_vault_prunes_and_checks_itself() {
     assert_eq!(t.chores(), ["prune"]);
     assert_eq!(t.vault("last_pruned"), "2024-01-03T00:00:01.000Z");
     update(&[("prune", "".into())]).unwrap();
-    // Eight of ten days after the vault was made, everything is read.
-    t.come(at("2024-01-08T23:59:59Z"));
+    t.come(at("2024-01-05T00:00:00Z"));
     assert_eq!(t.chores(), ["prune"]);
-    t.come(at("2024-01-09T00:00:00Z"));
-    assert_eq!(t.chores(), ["prune", "verify"]);
-    assert_eq!(t.vault("last_read"), "2024-01-09T00:00:00.000Z");
-    // A check that found damage is tried again, a day later.
-    let packs = house_files(&t.house.path("state/vault/packs"));
-    let mut bytes = std::fs::read(&packs[0]).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&packs[0], &bytes).unwrap();
-    t.come(at("2024-01-17T00:00:00Z"));
-    t.come(at("2024-01-17T12:00:00Z"));
-    assert_eq!(t.chores(), ["prune", "verify", "verify"]);
-    assert_eq!(t.vault("last_read"), "2024-01-09T00:00:00.000Z", "it was not well");
-    bytes[middle] ^= 1;
-    std::fs::write(&packs[0], &bytes).unwrap();
-    t.come(at("2024-01-18T00:00:00Z"));
-    assert_eq!(t.vault("last_read"), "2024-01-18T00:00:00.000Z");
+    close(t.service);
+}
+
+impl Timed {
+    /// All checks so far that ended so: what each of them read.
+    fn checks(&self, state: &str) -> Vec<u64> {
+        let list = self.service.list_jobs(map(&[("sort", strings(&["id"])), ("page_size", 1000_u64.into())])).unwrap();
+        let ended = list.1.iter().filter(|m| text(m, "kind") == "verify" && text(m, "state") == state);
+        ended
+            .map(|m| m.get("result").map_or(0, |r| if let Value::Map(r) = r { number(r, "bytes") } else { 0 }))
+            .collect()
+    }
+}
+
+#[test]
+fn everything_is_read_share_by_share_within_its_days() {
+    let t = Timed::new("2024-01-01T00:00:00Z");
+    // Many packs.
+    for i in 0..16 {
+        std::fs::write(t.house.data().join("one"), vec![i; 50_000]).unwrap();
+        let queued = t.service.create_backup("data", map(&[("backup_type", "automatic".into())])).unwrap();
+        assert_eq!(wait(&t.service, job_of(&queued)).state, "completed");
+        t.service.update_backup(number(&queued, "id"), map(&[("protected", true.into())])).unwrap();
+    }
+    t.service.update_vault("main", map(&[("verify_within", 10_u64.into())])).unwrap();
+    let used = number(&t.service.get_vault("main").unwrap(), "used");
+    t.run_until(at("2024-01-08T04:47:00Z"));
+    assert_eq!(t.checks("completed").len(), 9);
+    assert!(!t.service.get_vault("main").unwrap().contains_key("last_read"), "not everything was read yet");
+    t.run_until(at("2024-01-08T23:59:00Z"));
+    let read = t.checks("completed");
+    // A tenth of the eight days before they are over.
+    assert_eq!(t.vault("last_read"), "2024-01-08T04:47:59.999Z");
+    assert_eq!((read.len(), read.iter().sum::<u64>()), (10, used), "each pack once: {read:?}");
+    assert!(read.iter().all(|share| *share < used / 2), "{read:?} of {used}");
+    // The machine was off for most of a round: what should have been read by then is, at once.
+    t.clock.set(at("2024-01-15T00:00:00Z"));
+    t.run_until(at("2024-01-17T00:00:01Z"));
+    let again = t.checks("completed").split_off(10);
+    assert!(again.len() <= 5, "{again:?}");
+    assert!(again.iter().sum::<u64>() >= used, "{again:?} of {used}");
+    // Wherever damage is, it is found in time, and told of with every share until it is mended.
+    let mut now = at("2024-01-17T00:00:01Z");
+    for pack in house_files(&t.house.path("state/vault/packs")).iter().step_by(5) {
+        let whole = std::fs::read(pack).unwrap();
+        let mut bytes = whole.clone();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(pack, &bytes).unwrap();
+        let (failed, read) = (t.checks("failed").len(), t.vault("last_read"));
+        now = later(now, 24 * 10);
+        t.run_until(now);
+        assert!(t.checks("failed").len() > failed, "{} was not found within ten days", pack.display());
+        now = later(now, 24 * 8);
+        t.run_until(now);
+        let told = t.checks("failed").len() - failed;
+        assert!(told > 9, "{} was told of {told} times; it is until it is whole", pack.display());
+        assert!(at(&t.vault("last_read")) < later(at(&read), 24 * 9), "a vault with damage is not well");
+        std::fs::write(pack, &whole).unwrap();
+        let failed = t.checks("failed").len();
+        now = later(now, 24 * 17);
+        t.run_until(now);
+        assert_eq!(t.checks("failed").len(), failed);
+        assert!(at(&t.vault("last_read")) > later(now, -24 * 9), "{}", t.vault("last_read"));
+    }
     close(t.service);
 }
 

@@ -6,6 +6,7 @@ mod housekeeping;
 mod overdue;
 mod recovery;
 mod schedules;
+mod sizes;
 mod vaults;
 
 use std::path::{Path, PathBuf};

@@ -46,7 +46,7 @@ impl Timed {
     }
 
     /// Goes through all that is due until `end`.
-    fn run_until(&self, end: Timestamp) {
+    pub fn run_until(&self, end: Timestamp) {
         while let Some(next) = self.service.tick().filter(|next| *next < end) {
             self.come(next);
         }
@@ -78,7 +78,7 @@ impl Timed {
     }
 }
 
-fn open(house: &House, clock: &Clock) -> Arc<Service> {
+pub fn open(house: &House, clock: &Clock) -> Arc<Service> {
     let service = Service::open(ServiceOptions { clock: clock.clone(), ..house.options() }).unwrap();
     service.start();
     service

@@ -8,6 +8,7 @@ use serde_json::{Map as Json, json};
 use super::Report;
 use crate::catalog::{Backup, Job, Tables, Task, VaultRow, backup, checkpoint};
 use crate::model::{Id, Progress, Result};
+use crate::service::open::OpenVault;
 use crate::service::{Event, Service, housekeeping, resources};
 use crate::vault::{self, PruneReport};
 
@@ -55,7 +56,7 @@ impl Service {
             if more {
                 result.insert("message".into(), "the next deletion in this vault gives back the space".into());
             } else {
-                match self.promised(vault.id).and_then(|kept| vault::prune(&open.vault, &kept, false, progress)) {
+                match self.collect(&vault, &open, false, progress) {
                     Ok(report) => {
                         result = pruned(&report);
                         space = Some(vault.id);
@@ -102,9 +103,13 @@ impl Service {
         Ok(rows.into_iter().filter_map(|b| b.manifest).collect())
     }
 
+    fn collect(&self, row: &VaultRow, open: &OpenVault, dry_run: bool, progress: &Progress) -> Result<PruneReport> {
+        vault::prune(&open.vault, &self.promised(row.id)?, row.compression.parse()?, dry_run, progress)
+    }
+
     pub(super) fn run_prune(&self, job: &Job, dry_run: bool, progress: &Arc<Progress>) -> Result<Report> {
         let (row, open) = self.vault_of_job(job)?;
-        let report = vault::prune(&open.vault, &self.promised(row.id)?, dry_run, progress)?;
+        let report = self.collect(&row, &open, dry_run, progress)?;
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
         let now = self.now();

@@ -34,6 +34,7 @@ use crate::archive::PathError;
 use crate::catalog::{Backup, Checkpoint, Job, Resource, Schedule, State, Tables, Task, VaultRow, Writer, backup, job};
 use crate::jobs::{Live, Work};
 use crate::model::{Error, ErrorKind, Progress, Result};
+use crate::vault::Share;
 
 pub(super) use backups::{fill, note_success};
 pub(super) use export::temporary;
@@ -150,7 +151,9 @@ impl Work for Service {
             Task::Export { path, format } => self.run_export(&job, path.as_deref(), format, progress),
             Task::Delete => self.run_delete(&job, progress),
             Task::Prune { dry_run } => self.run_prune(&job, *dry_run, progress),
-            Task::Verify { read_data, repair } => self.run_verify(&job, *read_data, *repair, progress),
+            Task::Verify { read_data, repair, share } => {
+                self.run_verify(&job, read_data.then_some(share.unwrap_or(Share::ALL)), *repair, progress)
+            }
             Task::Sync { mirror } => self.run_sync(&job, *mirror, progress),
             Task::Test { destination } => self.run_test(*destination, progress),
             Task::Rebuild { machine, rename } => self.run_rebuild(&job, machine, *rename, progress),

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Report;
 use super::maintain::note;
-use crate::catalog::vault::MirrorRow;
+use crate::catalog::vault::{MirrorRow, Round};
 use crate::catalog::{Backup, Destination, Job, Tables, Task, VaultRow, backup};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 use crate::service::open::OpenVault;
@@ -16,7 +17,7 @@ use crate::store::{ObjectStore, Patience};
 use crate::vault::config::VaultConfig;
 use crate::vault::mirror::{Before, Copy, CopyReport, check_copies, holds_copy, repair_identity};
 use crate::vault::seal::FORMAT;
-use crate::vault::{self, VerifyReport};
+use crate::vault::{self, Share, VerifyReport};
 
 /// Problems listed in a job's result.
 const LISTED: usize = 1000;
@@ -60,7 +61,7 @@ impl Service {
     pub(super) fn run_verify(
         &self,
         job: &Job,
-        read_data: bool,
+        read: Option<Share>,
         repair: bool,
         progress: &Arc<Progress>,
     ) -> Result<Report> {
@@ -75,10 +76,10 @@ impl Service {
         };
         let whole = job.backup.is_none();
         if whole && !row.mirrors.is_empty() {
-            self.look_at_copies(&row, &open, read_data, repair, &mut copies, progress)?;
+            self.look_at_copies(&row, &open, read, repair, &mut copies, progress)?;
         }
-        let found = vault::verify_with(&open.vault, &only, read_data, &copies.elsewhere, progress)?;
-        self.verified(&row, &open, &only, &found, &copies, read_data)
+        let found = vault::verify_with(&open.vault, &only, read, &copies.elsewhere, progress)?;
+        self.verified(&row, &open, &only, &found, &copies, read)
     }
 
     /// Gives the primary its `vault.json` back where it lost that, from a mirror.
@@ -114,7 +115,7 @@ impl Service {
         &self,
         row: &VaultRow,
         open: &OpenVault,
-        read_data: bool,
+        read: Option<Share>,
         repair: bool,
         copies: &mut Copies,
         progress: &Progress,
@@ -152,7 +153,7 @@ impl Service {
         }
         let list: Vec<Copy<'_>> =
             opened.iter().map(|o| Copy { name: &o.name, store: &*o.store, over: o.over.clone() }).collect();
-        let reports = check_copies(&open.vault, before, &list, read_data, repair, progress)?;
+        let reports = check_copies(&open.vault, before, &list, read, repair, progress)?;
         if let Some(primary) = reports.first() {
             let whole = |id: &&Id| {
                 let mut mirrors = reports.iter().zip(&list).skip(1);
@@ -206,7 +207,7 @@ impl Service {
         only: &[Id],
         found: &VerifyReport,
         copies: &Copies,
-        read_data: bool,
+        read: Option<Share>,
     ) -> Result<Report> {
         let whole = only.is_empty();
         // What the catalog promises and the vault does not hold is damage too.
@@ -236,8 +237,13 @@ impl Service {
             }
         }
         let mut result = json!({
-            "blobs": found.blobs, "bytes": found.bytes, "problems": problems.count, "read_data": read_data,
+            "blobs": found.blobs, "bytes": found.bytes, "problems": problems.count, "read_data": read.is_some(),
         });
+        let part = read.filter(|share| !share.is_all());
+        if let Some(Share { from, to }) = part {
+            let percent = |at: u64| (u128::from(at) * 100).div_ceil(1 << 64) as u64;
+            result["share"] = json!({"from_percent": percent(from), "to_percent": percent(to)});
+        }
         if !damaged.is_empty() {
             result["damaged_backups"] = damaged.iter().map(|id| json!({"id": id})).collect::<Vec<_>>().into();
         }
@@ -249,9 +255,9 @@ impl Service {
         if !problems.list.is_empty() {
             result["problem_list"] = problems.list.into();
         }
+        let (now, id, name, well) = (self.now(), row.id, &row.name, problems.count == 0);
         let mut report = Report::of(result);
-        let (now, id, name) = (self.now(), row.id, &row.name);
-        if problems.count > 0 {
+        if !well {
             let message = format!(
                 "{} problems in vault {name:?}, {} backups are damaged: {}",
                 problems.count,
@@ -259,17 +265,36 @@ impl Service {
                 first.unwrap_or_default()
             );
             report.error = Some(Error::new(ErrorKind::Damaged, message));
-        } else if whole {
-            report = report.then(move |w| {
-                note(w, id, |v| {
-                    v.last_verified = Some(now);
-                    if read_data {
-                        v.last_read = Some(now);
-                    }
-                })
-            });
         }
-        Ok(report)
+        Ok(if whole { report.then(move |w| note(w, id, |v| checked(v, read, well, now))) } else { report })
+    }
+}
+
+/// Writes down that a vault was checked: its structure, and what it holds in a share.
+fn checked(row: &mut VaultRow, read: Option<Share>, well: bool, now: Timestamp) {
+    let whole = match read.filter(|share| !share.is_all()) {
+        None => true,
+        Some(share) => {
+            let (Some(round), Some(days)) = (row.round, row.verify_within) else { return };
+            if round.to != share.from {
+                // Everything was read meanwhile, and another round began.
+                return;
+            }
+            // What is damaged is read again with every share until it is whole: the rest need not wait for that.
+            let (round, whole) = round.after(share, days, now);
+            row.round = Some(round);
+            whole
+        }
+    };
+    if !whole || !well {
+        return;
+    }
+    row.last_verified = Some(now);
+    if let Some(share) = read {
+        row.last_read = Some(now);
+        if share.is_all() {
+            row.round = row.round.map(|_| Round::new(now));
+        }
     }
 }
 

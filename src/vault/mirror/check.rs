@@ -20,6 +20,7 @@ use crate::vault::Vault;
 use crate::vault::index::LocalIndex;
 use crate::vault::pack::PACK_MAX;
 use crate::vault::seal::Class;
+use crate::vault::share::Share;
 use crate::vault::writer::lock;
 use crate::vault::{object, slots};
 
@@ -98,14 +99,14 @@ impl Before {
     }
 }
 
-/// Compares copies of a vault, the first of which is its own store. With `read_data` every object
-/// is read; else only what is missing or has another length is found. With `repair` a copy gets
+/// Compares copies of a vault, the first of which is its own store. Every object of the share `read`
+/// is read; of others only what is missing or has another length is found. With `repair` a copy gets
 /// what another one has intact, and what was deleted and is there again goes.
 pub fn check_copies(
     vault: &Vault,
     before: Before,
     copies: &[Copy<'_>],
-    read_data: bool,
+    read: Option<Share>,
     repair: bool,
     progress: &Progress,
 ) -> Result<Vec<CopyReport>> {
@@ -121,7 +122,7 @@ pub fn check_copies(
             }
         }
     }
-    let mut check = Check { vault, index: before.index, copies, read_data, repair, progress, reports, listings };
+    let mut check = Check { vault, index: before.index, copies, read, repair, progress, reports, listings };
     check.other_lives()?;
     let (first, last): (Expected, Expected) = check
         .expected_small()?
@@ -133,8 +134,8 @@ pub fn check_copies(
         check.index = vault.index();
     }
     let packs = check.expected_packs()?;
-    let bytes = packs.iter().map(|(object, on)| object.size.unwrap_or_default() * on.len() as u64).sum();
-    progress.expect(0, if read_data { bytes } else { 0 });
+    let read = packs.iter().filter(|(object, _)| check.reads(&object.id));
+    progress.expect(0, read.map(|(object, on)| object.size.unwrap_or_default() * on.len() as u64).sum());
     check.objects(&packs)?;
     // A backup is there once everything that it needs is.
     check.objects(&last)?;
@@ -151,7 +152,7 @@ struct Check<'a> {
     vault: &'a Vault,
     index: Arc<LocalIndex>,
     copies: &'a [Copy<'a>],
-    read_data: bool,
+    read: Option<Share>,
     repair: bool,
     progress: &'a Progress,
     reports: Vec<CopyReport>,
@@ -165,6 +166,11 @@ impl Check<'_> {
     /// The copies that can be read.
     fn present(&self) -> impl Iterator<Item = usize> {
         (0..self.copies.len()).filter(|i| self.reports.get(*i).is_some_and(|r| r.away.is_none()))
+    }
+
+    /// Whether an object is read: one of the share, or one that was found damaged before.
+    fn reads(&self, id: &Id) -> bool {
+        self.read.is_some_and(|share| share.contains(id) || self.index.lost().contains(id))
     }
 
     /// Whether a pack of the vault's own was made whole.
@@ -391,7 +397,7 @@ impl Check<'_> {
         } else if !listing.is_some_and(|l| SMALL.iter().any(|class| l.has(*class, &object.id))) {
             return Err(Error::not_found("it is missing"));
         }
-        if self.read_data {
+        if self.reads(&object.id) {
             read_intact(copy.store, &object.key, &object.id, object.limit)?;
             self.progress.add(0, object.size.unwrap_or_default());
         }

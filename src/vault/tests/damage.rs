@@ -123,7 +123,7 @@ fn heals(harm: impl Fn(&Path), find: impl Fn(&Vault)) {
         }
         let report = verify(&opened, &[], true, &Progress::default()).unwrap();
         assert!(report.damaged_backups.is_empty() && report.problem_count > 0, "{report:?}");
-        prune(&opened, &[], false, &Progress::default()).unwrap();
+        prune(&opened, &[], Compression::default(), false, &Progress::default()).unwrap();
         assert!(clean(&opened) && clean(&vault(dir.path())), "{key}");
         for id in [first, second] {
             assert_eq!(read_back(&vault(dir.path()), &id), files(), "{key}");

@@ -113,12 +113,12 @@ fn prune_gives_space_back_and_takes_nothing_else() {
     let doomed = back_up(&vault, &mixed);
     let id = back_up(&vault, &kept);
     let both = vault.stored_size();
-    assert_eq!(prune(&vault, &[], false, &Progress::default()).unwrap().bytes_freed, 0);
+    assert_eq!(prune(&vault, &[], Compression::default(), false, &Progress::default()).unwrap().bytes_freed, 0);
     vault.delete_manifest(&doomed).unwrap();
     assert_eq!(vault.tombstones().unwrap().len(), 1);
-    let plan = prune(&vault, &[], true, &Progress::default()).unwrap();
+    let plan = prune(&vault, &[], Compression::default(), true, &Progress::default()).unwrap();
     assert_eq!(vault.stored_size(), both, "a dry run changes nothing");
-    let done = prune(&vault, &[], false, &Progress::default()).unwrap();
+    let done = prune(&vault, &[], Compression::default(), false, &Progress::default()).unwrap();
     assert!(done.bytes_freed > 0 && plan.bytes_freed > 0);
     let on_disk: u64 = packs(&vault).iter().map(|p| p.size).sum();
     assert_eq!(on_disk, vault.stored_size(), "every pack is listed");
@@ -129,7 +129,7 @@ fn prune_gives_space_back_and_takes_nothing_else() {
     assert_eq!(read_back(&super::vault(dir.path()), &id), kept);
     assert!(clean(&vault));
     vault.delete_manifest(&id).unwrap();
-    prune(&vault, &[], false, &Progress::default()).unwrap();
+    prune(&vault, &[], Compression::default(), false, &Progress::default()).unwrap();
     assert!(packs(&vault).is_empty());
 }
 
@@ -143,7 +143,7 @@ fn a_reader_with_an_old_index_follows_a_prune() {
     let kept = back_up(&writer, &all);
     reader.refresh().unwrap();
     writer.delete_manifest(&doomed).unwrap();
-    assert!(prune(&writer, &[], false, &Progress::default()).unwrap().packs_rewritten > 0);
+    assert!(prune(&writer, &[], Compression::default(), false, &Progress::default()).unwrap().packs_rewritten > 0);
     all.sort();
     assert_eq!(read_back(&reader, &kept), all);
 }
@@ -158,7 +158,10 @@ fn prune_gives_up_when_a_tree_cannot_be_read() {
     let broken = manifest(Id([9; 32]), Totals::default(), 0);
     vault.put_manifest(&broken).unwrap();
     let before = packs(&vault).len();
-    assert_eq!(prune(&vault, &[], false, &Progress::default()).unwrap_err().kind, ErrorKind::Damaged);
+    assert_eq!(
+        prune(&vault, &[], Compression::default(), false, &Progress::default()).unwrap_err().kind,
+        ErrorKind::Damaged
+    );
     assert_eq!(packs(&vault).len(), before);
 }
 
@@ -214,11 +217,11 @@ proptest! {
                     let (id, _) = kept.swap_remove(usize::from(x) % kept.len());
                     vault.delete_manifest(&id).unwrap();
                 }
-                8 => drop(prune(&vault, &[], false, &Progress::default()).unwrap()),
+                8 => drop(prune(&vault, &[], Compression::default(), false, &Progress::default()).unwrap()),
                 _ => vault = super::vault(dir.path()),
             }
         }
-        prune(&vault, &[], false, &Progress::default()).unwrap();
+        prune(&vault, &[], Compression::default(), false, &Progress::default()).unwrap();
         for (id, all) in &kept {
             prop_assert_eq!(&read_back(&vault, id), all);
         }
@@ -237,13 +240,13 @@ fn what_a_killed_prune_had_replaced_does_not_come_back() {
     let indexes = |dir: &Path| walk(&dir.join("vault/index"));
     let old: Vec<_> = indexes(dir.path()).into_iter().map(|path| (std::fs::read(&path).unwrap(), path)).collect();
     vault.delete_manifest(&first).unwrap();
-    prune(&vault, &[second, third], false, &Progress::default()).unwrap();
+    prune(&vault, &[second, third], Compression::default(), false, &Progress::default()).unwrap();
     // As if it had been killed before it deleted what it had replaced.
     for (bytes, path) in &old {
         std::fs::write(path, bytes).unwrap();
     }
     vault.delete_manifest(&second).unwrap();
-    prune(&vault, &[third], false, &Progress::default()).unwrap();
+    prune(&vault, &[third], Compression::default(), false, &Progress::default()).unwrap();
     let fresh = tempfile::tempdir().unwrap();
     std::fs::rename(dir.path().join("vault"), fresh.path().join("vault")).unwrap();
     let vault = super::vault(fresh.path());

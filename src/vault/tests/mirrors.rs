@@ -89,7 +89,7 @@ fn what_is_deleted_goes_everywhere_also_from_a_mirror_that_missed_much() {
     vault.remove_key_slot(&slot.id).unwrap();
     for id in &ids[..3] {
         vault.delete_manifest(id).unwrap();
-        prune(&vault, &ids[3..], false, &Progress::default()).unwrap();
+        prune(&vault, &ids[3..], Compression::default(), false, &Progress::default()).unwrap();
     }
     let report = bring(&vault, &mirror, true, None).unwrap();
     assert!(report.deleted > 6 && report.problems.is_empty(), "{report:?}");
@@ -263,7 +263,7 @@ fn cut_short_anywhere_a_mirror_shows_only_whole_backups_and_is_taken_up_again() 
             // The same for deletions.
             if !changed {
                 vault.delete_manifest(&ids[0]).unwrap();
-                prune(&vault, &ids[1..], false, &Progress::default()).unwrap();
+                prune(&vault, &ids[1..], Compression::default(), false, &Progress::default()).unwrap();
                 changed = true;
             }
             let left = round % 7;
@@ -403,7 +403,7 @@ impl Damages {
         let ids: Vec<Id> = (0..3).map(|i| back_up(&vault, &files(i, 5))).collect();
         let before = objects(dir.path(), "vault");
         vault.delete_manifest(&ids[0]).unwrap();
-        prune(&vault, &ids[1..], false, &Progress::default()).unwrap();
+        prune(&vault, &ids[1..], Compression::default(), false, &Progress::default()).unwrap();
         back_up(&vault, &files(7, 5));
         vault.put_state(&serde_json::json!({"configuration": true})).unwrap();
         bring(&vault, &place(dir.path(), "mirror"), false, None).unwrap();
@@ -474,7 +474,8 @@ impl Damages {
         let copy = |i: usize| Copy { name: ["vault", "mirror"][i], store: &stores[i], over: None };
         let before = Before::of(&self.vault).unwrap();
         let copies = [copy(0), copy(1)];
-        let reports = check_copies(&self.vault, before, &copies, true, repair, &Progress::default()).unwrap();
+        let reports =
+            check_copies(&self.vault, before, &copies, Some(Share::ALL), repair, &Progress::default()).unwrap();
         let mut reports: [CopyReport; 2] = reports.try_into().unwrap();
         for (report, found) in reports.iter_mut().zip(found) {
             report.bad.extend(found.into_iter().map(|key| (key, "not the vault's".to_owned())));
@@ -535,7 +536,7 @@ fn what_a_former_first_copy_deleted_is_not_deleted_where_it_is_in_use() {
     bring(&first, &place(dir.path(), "mirror"), false, None).unwrap();
     // The mirror was away when this was done, and then took the first one's place.
     first.delete_manifest(&gone).unwrap();
-    let pruned = prune(&first, &[kept], false, &Progress::default()).unwrap();
+    let pruned = prune(&first, &[kept], Compression::default(), false, &Progress::default()).unwrap();
     assert!(pruned.packs_rewritten > 0, "{pruned:?}");
     let second = alone(dir.path(), "mirror");
     all.extend(files(1, 30).into_iter().skip(20));
@@ -545,7 +546,7 @@ fn what_a_former_first_copy_deleted_is_not_deleted_where_it_is_in_use() {
     let copies = [0, 1].map(|i| Copy { name: ["mirror", "vault"][i], store: &stores[i], over: None });
     for _ in 0..2 {
         let looked = Before::of(&second).unwrap();
-        check_copies(&second, looked, &copies, true, true, &Progress::default()).unwrap();
+        check_copies(&second, looked, &copies, Some(Share::ALL), true, &Progress::default()).unwrap();
         let after = objects(dir.path(), "mirror");
         let lost: Vec<_> =
             before.keys().filter(|key| !after.contains_key(*key) && !key.starts_with("backups/")).collect();

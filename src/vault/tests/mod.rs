@@ -5,6 +5,7 @@ mod fetch;
 mod format;
 mod life;
 mod mirrors;
+mod unique;
 
 use std::path::Path;
 use std::sync::Arc;

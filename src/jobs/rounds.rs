@@ -1,0 +1,149 @@
+//! When which share of a vault is read, so that everything is read within so many days.
+//!
+//! A round goes through all ids once, in shares of equal length, evenly over four fifths of the days. What exists
+//! when its place is passed is read then; what is written behind it, when the next round comes there. So between two
+//! reads of an object, or between its writing and the first, there are at most a round and one share, and what
+//! a share came too late: the fifth that is left over is for the latter. A share that is late is longer, up to
+//! where the round should be by then.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::catalog::vault::Round;
+use crate::vault::Share;
+
+impl Round {
+    /// One that begins.
+    pub fn new(began: Timestamp) -> Self {
+        Self { began, to: 0 }
+    }
+
+    /// When the next share is to be read.
+    pub fn due(&self, days: u32) -> Timestamp {
+        let passed = (length(days).as_nanos() * i128::from(self.to)) >> 64;
+        let passed = SignedDuration::from_nanos_i128(passed);
+        self.began.saturating_add(passed).unwrap_or(Timestamp::MAX)
+    }
+
+    /// How long to wait before a share that could not be read is tried again.
+    pub fn pause(days: u32) -> SignedDuration {
+        (length(days) / (2 * shares(days))).min(SignedDuration::from_hours(24))
+    }
+
+    /// What is to be read at a time: to the end of the share that should be read by then, one at least.
+    pub fn share(&self, days: u32, now: Timestamp) -> Share {
+        let count = i128::from(shares(days));
+        let number = |nanos: i128| nanos * count / length(days).as_nanos().max(1);
+        let by_now = number(now.duration_since(self.began).as_nanos().max(0)) + 1;
+        // The nearest share: where one ends was rounded down.
+        let next = ((i128::from(self.to) * count + (1 << 63)) >> 64) + 1;
+        let end = ((by_now.max(next).min(count)) << 64) / count;
+        Share { from: self.to, to: u64::try_from(end).unwrap_or(u64::MAX) }
+    }
+
+    /// How far it has come once a share of it was read: the round, and whether that was the last of it.
+    pub fn after(&self, share: Share, days: u32, now: Timestamp) -> (Self, bool) {
+        if share.to < u64::MAX {
+            return (Self { to: share.to, ..*self }, false);
+        }
+        let end = self.began.saturating_add(length(days)).unwrap_or(now);
+        (Self::new(end.max(now)), true)
+    }
+}
+
+/// How long a round takes.
+fn length(days: u32) -> SignedDuration {
+    SignedDuration::from_hours(24).saturating_mul(i32::try_from(days.max(1)).unwrap_or(i32::MAX)) / 5 * 4
+}
+
+/// How many shares it has.
+fn shares(days: u32) -> i32 {
+    i32::try_from(days).unwrap_or(i32::MAX).clamp(10, 30)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Id;
+
+    const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::UNIX_EPOCH + HOUR * i32::try_from(hours).unwrap()
+    }
+
+    fn id(prefix: u64) -> Id {
+        let mut id = Id::default();
+        id.0[..8].copy_from_slice(&prefix.to_be_bytes());
+        id
+    }
+
+    #[test]
+    fn shares_follow_each_other_and_are_everything() {
+        for days in [1, 7, 10, 29, 30, 365, 36_500] {
+            let mut round = Round::new(at(0));
+            let mut read = Vec::new();
+            loop {
+                let now = round.due(days);
+                let share = round.share(days, now);
+                assert_eq!(share.from, round.to);
+                assert!(share.to > share.from);
+                read.push(share);
+                let (next, whole) = round.after(share, days, now);
+                round = next;
+                if whole {
+                    break;
+                }
+            }
+            assert_eq!(i32::try_from(read.len()).unwrap(), shares(days), "{days} days");
+            assert_eq!((read[0].from, read.last().unwrap().to), (0, u64::MAX));
+            assert!(read.windows(2).all(|pair| pair[0].to == pair[1].from));
+            let inside = |at: u64| read.iter().filter(|share| share.contains(&id(at))).count();
+            let edges = read.iter().flat_map(|share| [share.from, share.from.saturating_sub(1), share.to - 1]);
+            assert!(edges.chain([0, u64::MAX]).all(|edge| inside(edge) == 1));
+            assert_eq!(round, Round::new(at(0) + length(days)), "the next begins when this one should end");
+        }
+    }
+
+    proptest! {
+        /// Objects are written at any time, and the machine is off or the vault away now and then, each time for a
+        /// twenty-fifth of the days at most.
+        #[test]
+        fn no_object_waits_longer_than_the_days(
+            days in prop_oneof![Just(1_u32), Just(10), Just(30), Just(365)],
+            objects in prop::collection::vec((any::<u64>(), 0_i64..4000), 1..40),
+            away in prop::collection::vec((0_i64..4000, 1_i64..=40), 0..60),
+        ) {
+            // Time in thousandths of the days, over four times as many.
+            let unit = SignedDuration::from_hours(24) * i32::try_from(days).unwrap() / 1000;
+            let time = |n: i64| Timestamp::UNIX_EPOCH + unit * i32::try_from(n).unwrap();
+            // Whoever is away twice in a row is away for longer: one of them counts.
+            let mut gone: Vec<(i64, i64)> = Vec::new();
+            let mut sorted = away;
+            sorted.sort_unstable();
+            for (from, long) in sorted {
+                if gone.last().is_none_or(|(_, end)| from > end + 160) {
+                    gone.push((from, from + long));
+                }
+            }
+            let mut round = Round::new(time(0));
+            let mut waits: Vec<(Id, i64)> = objects.iter().map(|(at, when)| (id(*at), *when)).collect();
+            let mut longest = 0;
+            for now in 0..4000 {
+                if gone.iter().any(|(from, to)| (*from..*to).contains(&now)) || round.due(days) > time(now) {
+                    continue;
+                }
+                let share = round.share(days, time(now));
+                for (id, since) in waits.iter_mut().filter(|(id, since)| *since <= now && share.contains(id)) {
+                    longest = longest.max(now - *since);
+                    *since = now;
+                    prop_assert!(share.contains(id));
+                }
+                (round, _) = round.after(share, days, time(now));
+            }
+            let left = waits.iter().map(|(_, since)| 4000 - since).max().unwrap_or(0);
+            prop_assert!(longest.max(left) <= 1000, "{} of a thousand", longest.max(left));
+        }
+    }
+}
