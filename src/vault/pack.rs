@@ -17,6 +17,10 @@ use crate::store::ObjectStore;
 /// A pack is closed when its frames reach this many bytes.
 pub const PACK_TARGET: usize = 16 << 20;
 
+/// A pack is closed as well when it has this many blobs: its directory is kept in memory until an index is
+/// published, and tiny files that compress well would make millions of them a pack.
+pub const PACK_BLOBS: usize = 1 << 16;
+
 /// No pack is larger than this.
 pub const PACK_MAX: u64 = 128 << 20;
 
@@ -63,6 +67,7 @@ pub struct PackBuilder {
     sealer: Sealer,
     bytes: Vec<u8>,
     segments: Vec<Segment>,
+    blobs: usize,
 }
 
 /// A pack ready to be stored.
@@ -79,7 +84,7 @@ impl PackBuilder {
     pub fn new(keys: &Keys, class: Class) -> Result<Self> {
         let sealer = keys.new_sealer(class)?;
         let bytes = sealer.header().to_vec();
-        Ok(Self { sealer, bytes, segments: Vec::new() })
+        Ok(Self { sealer, bytes, segments: Vec::new(), blobs: 0 })
     }
 
     /// Whether nothing was added yet.
@@ -92,6 +97,11 @@ impl PackBuilder {
         self.bytes.len()
     }
 
+    /// Whether it is to be closed.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= PACK_TARGET || self.blobs >= PACK_BLOBS
+    }
+
     /// Adds a segment whose compressed bytes are `packed`.
     pub fn add(&mut self, codec: u8, packed: &[u8], plain_len: u32, blobs: Vec<(Id, u32)>) -> Result<()> {
         let full = |_| Error::failed("a pack has too many segments or is too large");
@@ -100,6 +110,7 @@ impl PackBuilder {
         self.bytes.reserve(packed.len() + TAG_LEN);
         self.bytes.extend_from_slice(packed);
         self.sealer.seal(Record { ordinal, codec, plain_len }, &mut self.bytes, start)?;
+        self.blobs += blobs.len();
         self.segments.push(Segment {
             offset: u32::try_from(start).map_err(full)?,
             stored_len: u32::try_from(self.bytes.len() - start).map_err(full)?,

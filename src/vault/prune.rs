@@ -13,7 +13,7 @@ use super::index::IndexObject;
 use super::index::run::RunPack;
 use super::mark::{Complete, Marks};
 use super::object;
-use super::pack::{PACK_TARGET, PackRecord};
+use super::pack::{PACK_BLOBS, PACK_TARGET, PackRecord};
 use super::records::Tombstone;
 use super::seal::Class;
 use super::writer::VaultWriter;
@@ -54,6 +54,8 @@ pub struct PruneReport {
 struct Weight {
     live: u64,
     all: u64,
+    /// How many blobs live.
+    blobs: usize,
 }
 
 /// Deletes what no backup refers to. With `dry_run` only says what would be deleted. Waits for
@@ -96,7 +98,7 @@ pub fn prune(
     let strays = object::list(&*vault.store, Class::DataPack)?.iter().any(|(id, _)| !known.contains(id));
     if dry_run || (dead.is_empty() && thin.is_empty() && !strays) {
         let share = |p: &RunPack| {
-            let Weight { live, all } = weight(&p.id);
+            let Weight { live, all, .. } = weight(&p.id);
             if live == 0 { p.size } else { p.size / 100 * (all.saturating_sub(live) * 100 / all.max(1)) }
         };
         let gone = |id: &Id| dead.contains(id) || thin.contains(id);
@@ -168,7 +170,7 @@ fn mark(vault: &Vault, promised: &[Id], progress: &Progress) -> Result<Marks> {
     Ok(marks)
 }
 
-/// Plain bytes per pack: all of them, and those that live.
+/// Plain bytes per pack: all of them, and those that live, with how many blobs these are.
 fn weigh(marks: &Marks) -> HashMap<Id, Weight> {
     let mut weights: HashMap<Id, Weight> = HashMap::new();
     for (number, run) in marks.index().runs().iter().enumerate() {
@@ -183,7 +185,9 @@ fn weigh(marks: &Marks) -> HashMap<Id, Weight> {
             let blob = run.blob(i);
             if let Some(pack) = run.segment(blob.segment).and_then(|segment| run.pack(segment.pack)) {
                 // A blob of no length still lives.
-                weights.entry(pack.id).or_default().live += u64::from(blob.len).max(1);
+                let weight = weights.entry(pack.id).or_default();
+                weight.live += u64::from(blob.len).max(1);
+                weight.blobs += 1;
             }
         }
     }
@@ -207,9 +211,12 @@ fn worth_rewriting(mut packs: Vec<(RunPack, Weight)>) -> HashSet<Id> {
         }
     }
     for class in [Class::DataPack, Class::TreePack] {
-        let is_small = |pack: &RunPack| pack.class == class && pack.size < PACK_TARGET as u64 / 4;
-        let small = packs.iter().map(|(pack, _)| pack).filter(|pack| is_small(pack) && !thin.contains(&pack.id));
-        let small: Vec<Id> = small.map(|pack| pack.id).collect();
+        // One that is full of tiny blobs would only be written again as it is.
+        let is_small = |(pack, weight): &&(RunPack, Weight)| {
+            pack.class == class && pack.size < PACK_TARGET as u64 / 4 && weight.blobs < PACK_BLOBS / 4
+        };
+        let small = packs.iter().filter(is_small).map(|(pack, _)| pack.id);
+        let small: Vec<Id> = small.filter(|id| !thin.contains(id)).collect();
         if small.len() >= SMALL_MAX {
             thin.extend(small);
         }

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::compress::{Compression, Compressor};
 use super::gate::Pass;
 use super::handle::Vault;
-use super::pack::{PACK_TARGET, PackBuilder, PackRecord, SEGMENT_MAX};
+use super::pack::{PackBuilder, PackRecord, SEGMENT_MAX};
 use super::records::OpenSession;
 use super::seal::Class;
 use crate::model::{Error, Id, Result};
@@ -335,7 +335,7 @@ impl Lane {
                 none => none.insert(PackBuilder::new(&self.shared.vault.keys, self.class)?),
             };
             pack.add(codec, &self.packed, len, blobs)?;
-            if pack.len() >= PACK_TARGET { open.take() } else { None }
+            if pack.is_full() { open.take() } else { None }
         };
         full.map_or(Ok(()), |pack| self.shared.send(Some(&self.packs), pack))
     }

@@ -254,3 +254,54 @@ fn what_a_killed_prune_had_replaced_does_not_come_back() {
     assert_eq!(indexes(fresh.path()).len(), 1);
     assert_eq!(read_back(&vault, &third), files(120, 20));
 }
+
+#[test]
+fn tiny_blobs_fill_a_pack_by_their_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let writer = VaultWriter::start(&vault, Compression::Zstd(1)).unwrap();
+    let (mut data, mut tree) = (writer.lane(Class::DataPack).unwrap(), writer.lane(Class::TreePack).unwrap());
+    // Some megabytes, so 16 MiB of stored bytes are never reached.
+    let parts = |n: u64| (0..n).map(u64::to_be_bytes);
+    let parts: Vec<Part> = parts(300_000).map(|b| Part { id: data.put(&b).unwrap(), len: 8 }).collect();
+    let size = parts.len() as u64 * 8;
+    let content = put_content(&mut tree, parts).unwrap();
+    let (node, totals) = put_directory(&mut tree, &[file("many", size, content)]).unwrap();
+    let root = put_root(&mut tree, &directory("", node, totals)).unwrap();
+    data.flush().unwrap();
+    tree.flush().unwrap();
+    drop((data, tree));
+    let stored = writer.finish().unwrap();
+    let id = vault.put_manifest(&manifest(root, totals, stored)).unwrap();
+    let before = packs(&vault);
+    // 131,072 blobs are a segment of a mebibyte; a pack is closed with the first that makes it full.
+    assert!((4..=6).contains(&before.len()), "{before:?}");
+    // They are small by their bytes, and would be no other if they were written again, however often.
+    for seed in 0..9 {
+        back_up(&vault, &files(seed * 100, 3));
+    }
+    let kept = vault.manifests().unwrap();
+    let report = prune(&vault, &kept, Compression::Zstd(1), false, &Progress::default()).unwrap();
+    assert!(report.packs_rewritten >= 9, "the small ones are put together: {report:?}");
+    let after = packs(&vault);
+    assert!(before.iter().filter(|pack| pack.size > 500_000).all(|pack| after.iter().any(|a| a.key == pack.key)));
+    assert_eq!(read_back(&vault, &id)[0].1.len() as u64, size);
+}
+
+#[test]
+fn what_a_prune_copies_is_compressed_as_it_is_told() {
+    let stored = |compression| {
+        let dir = tempfile::tempdir().unwrap();
+        let vault = vault(dir.path());
+        // Nine small packs are put together.
+        for i in 0..9 {
+            back_up(&vault, &[("words".into(), format!("words {i} ").repeat(20_000).into_bytes())]);
+        }
+        let kept = vault.manifests().unwrap();
+        let report = prune(&vault, &kept, compression, false, &Progress::default()).unwrap();
+        assert!(report.packs_rewritten >= 9, "{report:?}");
+        report.bytes_stored
+    };
+    assert!(stored(Compression::Zstd(3)) < 100_000);
+    assert!(stored(Compression::None) > 1_000_000);
+}
