@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
+/// So many shards let all cores read at once.
 const SHARDS: usize = 16;
 
 struct Kept<V> {
@@ -33,11 +34,16 @@ pub struct Cache<K, V> {
 impl<K: Hash + Eq + Copy, V: Clone> Cache<K, V> {
     /// A cache for values that weigh up to `limit` together.
     pub fn new(limit: usize) -> Self {
+        Self::with_shards(limit, SHARDS)
+    }
+
+    /// The same in so many shards: the fewer there are, the heavier may one value be.
+    pub fn with_shards(limit: usize, shards: usize) -> Self {
         let shard = || RwLock::new(Shard { kept: HashMap::new(), weight: 0, newest: None });
         Self {
-            shards: (0..SHARDS).map(|_| shard()).collect(),
+            shards: (0..shards).map(|_| shard()).collect(),
             hasher: RandomState::new(),
-            limit: (limit / SHARDS).max(1),
+            limit: (limit / shards).max(1),
         }
     }
 

@@ -323,7 +323,7 @@ impl Filesystem for Fs {
             return self.0.look(
                 ino,
                 reply,
-                move |view| view.listing(ino),
+                move |view| view.listing(ino, offset),
                 move |mut reply, listing| {
                     listing.list(offset, &mut |row| add(&mut reply, &row));
                     reply.ok();
@@ -340,7 +340,7 @@ impl Filesystem for Fs {
             return self.0.look(
                 ino,
                 reply,
-                move |view| view.listing(ino),
+                move |view| view.listing(ino, offset),
                 move |mut reply, listing| {
                     listing.list(offset, &mut |row| {
                         // Who may enter what depends on all backups at the moment.

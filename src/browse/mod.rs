@@ -6,7 +6,7 @@
 //! ```text
 //! client ── protocol ── server ── view ── world       the few directories that change
 //!                          │        ├── tree ── sheet  a backup's tree: numbers, names, links
-//!                        mount      ├── versions       what all backups have at a path
+//!                        mount      ├── versions ─ listing  what all backups have at a path
 //!                          │        └── file ── ahead  a file's bytes, holes and read-ahead
 //!                          │
 //!                        fuse: translates between the kernel and view
@@ -24,6 +24,7 @@ mod fail;
 mod file;
 mod fuse;
 mod ino;
+mod listing;
 mod mount;
 mod pool;
 mod process;

@@ -8,7 +8,7 @@
 //! ACLs say more than modes do, root alone may.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -16,76 +16,13 @@ use crate::model::Id;
 use crate::vault::tree::{Entry, Kind, Origin, Time};
 
 use super::attr::{Attr, door};
-use super::cache::Cache;
 use super::fail::{Answer, Fail};
 use super::ino::Ino;
+use super::listing::Listing;
 use super::tree::Dir;
 use super::types::Policy;
-use super::view::{PATH_MAX, Row, View};
+use super::view::{PATH_MAX, View};
 use super::world::Mounted;
-
-/// What lies at a path, and its listings, as they were put together lately: by the world's generation
-/// and the directory.
-pub struct Pasts {
-    pasts: Cache<(u64, Ino), Arc<Past>>,
-    listings: Cache<(u64, Ino), Arc<Listing>>,
-    /// When something could last not be read.
-    trouble: RwLock<Option<Time>>,
-}
-
-impl Default for Pasts {
-    fn default() -> Self {
-        Self { pasts: Cache::new(4 << 20), listings: Cache::new(8 << 20), trouble: RwLock::default() }
-    }
-}
-
-impl Pasts {
-    /// What lies at the path of a directory of versions, by `make` if it is not known.
-    pub fn past(&self, key: (u64, Ino), make: impl FnOnce() -> Answer<Past>) -> Answer<Arc<Past>> {
-        if let Some(past) = self.pasts.get(&key) {
-            return Ok(past);
-        }
-        let past = Arc::new(make()?);
-        if past.level.whole {
-            let weight = 256 + past.level.strands.len() * size_of::<Strand>() + past.level.versions.len() * 400;
-            self.pasts.put(key, past.clone(), weight);
-        }
-        Ok(past)
-    }
-
-    /// What lies there, if that was asked for before.
-    pub fn known(&self, key: (u64, Ino)) -> Option<Arc<Past>> {
-        self.pasts.get(&key)
-    }
-
-    /// What is in it, if that was asked for before.
-    pub fn listed(&self, key: (u64, Ino)) -> Option<Arc<Listing>> {
-        self.listings.get(&key)
-    }
-
-    /// What is in it, likewise.
-    pub fn listing(&self, key: (u64, Ino), make: impl FnOnce() -> Answer<Listing>) -> Answer<Arc<Listing>> {
-        if let Some(listing) = self.listings.get(&key) {
-            return Ok(listing);
-        }
-        let listing = Arc::new(make()?);
-        if listing.whole {
-            let rows = listing.rows.iter().map(|(name, _)| name.len() + size_of::<(Vec<u8>, Attr)>() + 16);
-            self.listings.put(key, listing.clone(), rows.sum::<usize>() + 256);
-        } else {
-            let now = super::attr::time(jiff::Timestamp::now());
-            *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = Some(now);
-        }
-        Ok(listing)
-    }
-
-    /// The attributes of a directory: its time changes when a listing was not all, so that the kernel does
-    /// not keep that one.
-    pub fn attr(&self, past: &Past) -> Attr {
-        let trouble = *self.trouble.read().unwrap_or_else(PoisonError::into_inner);
-        Attr { mtime: trouble.map_or(past.attr.mtime, |trouble| past.attr.mtime.max(trouble)), ..past.attr }
-    }
-}
 
 /// A directory of versions.
 pub struct Past {
@@ -93,37 +30,6 @@ pub struct Past {
     pub attr: Attr,
     parent: Ino,
     level: Level,
-}
-
-/// What is in one.
-pub struct Listing {
-    attr: Attr,
-    parent: Ino,
-    /// By name.
-    rows: Vec<(Vec<u8>, Attr)>,
-    /// Whether everything could be read.
-    whole: bool,
-}
-
-impl Listing {
-    /// What a name in it stands for.
-    pub fn lookup(&self, name: &[u8]) -> Option<Attr> {
-        let at = self.rows.binary_search_by(|(n, _)| n.as_slice().cmp(name)).ok()?;
-        self.rows.get(at).map(|(_, attr)| *attr)
-    }
-
-    /// Gives `each` the names that follow `cookie`, until it answers `false`.
-    pub fn list(&self, cookie: u64, each: &mut dyn FnMut(Row<'_>) -> bool) {
-        let bare = |ino| Attr::directory(ino, 0o755, 0, Default::default());
-        let dots = [(&b"."[..], bare(self.attr.ino), false), (&b".."[..], bare(self.parent), false)];
-        let rows = self.rows.iter().map(|(name, attr)| (name.as_slice(), *attr, true));
-        let skipped = usize::try_from(cookie).unwrap_or(usize::MAX);
-        for ((name, attr, sure), cookie) in dots.into_iter().chain(rows).zip(1..).skip(skipped) {
-            if !each(Row { cookie, name, attr, sure }) {
-                return;
-            }
-        }
-    }
 }
 
 impl Past {
@@ -146,8 +52,17 @@ impl Past {
             let access = of_name(found.file, found.access, found.newest.view.policy);
             rows.insert(name, access.attr(found.ino, self.attr.mtime));
         }
-        let whole = whole && self.level.whole;
-        Ok(Listing { attr: self.attr, parent: self.parent, rows: rows.into_iter().collect(), whole })
+        Ok(Listing::new(self.attr, self.parent, rows, whole && self.level.whole))
+    }
+
+    /// Whether everything could be read.
+    pub fn is_whole(&self) -> bool {
+        self.level.whole
+    }
+
+    /// What keeping it costs, in bytes.
+    pub fn weight(&self) -> usize {
+        256 + self.level.strands.len() * size_of::<Strand>() + self.level.versions.len() * 400
     }
 }
 

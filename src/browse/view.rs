@@ -19,16 +19,20 @@ use super::cache::Cache;
 use super::fail::{Answer, Fail};
 use super::file::{Data, FileMap};
 use super::ino::Ino;
+use super::listing::{Listing, Pasts};
 use super::sheet::Sheets;
 use super::source::{TreeSource, VaultSource};
 use super::tree::Dir;
 use super::types::{BackupView, Policy, VaultAccess};
-use super::versions::{self, Listing, Past, Pasts};
+use super::versions::{self, Past};
 use super::virtuals::Change;
 use super::world::{Mounted, World};
 
 /// Memory for maps of files, in bytes.
 const MAPS: usize = 8 << 20;
+
+/// Memory for what lies at paths of `versions/`, and listings of it, in bytes.
+const PASTS: usize = 12 << 20;
 
 /// A request asks for no more nodes than this one after another; a path that needs more is not
 /// of this world.
@@ -70,7 +74,7 @@ impl View {
             sources: Mutex::default(),
             sheets: Arc::default(),
             maps: Cache::new(MAPS),
-            pasts: Pasts::default(),
+            pasts: Pasts::new(PASTS),
             ahead: Ahead::new(threads)?,
         })
     }
@@ -152,7 +156,7 @@ impl View {
             let world = self.world();
             let mounted = world.mounted(ino.slot()).cloned().ok_or(Errno::ESTALE)?;
             let siblings = world.siblings(&mounted);
-            (world.generation(), mounted, siblings, world.parent(ino.slot()))
+            (world.generation(ino.slot()).ok_or(Errno::ESTALE)?, mounted, siblings, world.parent(ino.slot()))
         };
         self.pasts.past((generation, ino), || {
             let known = |dir| self.pasts.known((generation, dir));
@@ -167,17 +171,19 @@ impl View {
 
     /// What a name in a directory of versions stands for. Waits for the vault.
     pub fn version(&self, parent: Ino, name: &[u8]) -> Answer<Attr> {
-        let found = match self.pasts.listed((self.world().generation(), parent)) {
+        let generation = self.world().generation(parent.slot());
+        let found = match generation.and_then(|generation| self.pasts.listed((generation, parent))) {
             Some(listing) => listing.lookup(name),
             None => self.past(parent)?.lookup(self, name)?,
         };
         found.ok_or(Fail::Errno(Errno::ENOENT))
     }
 
-    /// The names in a directory of versions. Waits for the vault.
-    pub fn listing(&self, ino: Ino) -> Answer<Arc<Listing>> {
-        let generation = self.world().generation();
-        self.pasts.listing((generation, ino), || self.past(ino)?.listing(self))
+    /// The names in a directory of versions, as they were when the listing that `cookie` is a place of was
+    /// begun. Waits for the vault.
+    pub fn listing(&self, ino: Ino, cookie: u64) -> Answer<Arc<Listing>> {
+        let generation = self.world().generation(ino.slot());
+        self.pasts.listing((generation, ino), cookie, || self.past(ino)?.listing(self))
     }
 
     /// The target of a symbolic link.

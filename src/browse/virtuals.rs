@@ -40,6 +40,9 @@ pub struct Virtuals {
     next: u64,
     nodes: HashMap<Ino, Virtual>,
     changes: Vec<Change>,
+    /// Rows of names that went since changes were last asked for. A name that comes back before keeps its row:
+    /// in a listing that is half read it was given already, or is still to come.
+    vacated: HashMap<(Ino, Vec<u8>), u64>,
 }
 
 fn now() -> Time {
@@ -48,7 +51,8 @@ fn now() -> Time {
 
 impl Default for Virtuals {
     fn default() -> Self {
-        let mut virtuals = Self { next: ROOT.0 + 1, nodes: HashMap::new(), changes: Vec::new() };
+        let mut virtuals =
+            Self { next: ROOT.0 + 1, nodes: HashMap::new(), changes: Vec::new(), vacated: HashMap::new() };
         virtuals.nodes.insert(ROOT, Virtual::dir(ROOT));
         virtuals
     }
@@ -83,12 +87,13 @@ impl Virtuals {
 
     /// The changes since this was last asked.
     pub fn take_changes(&mut self) -> Vec<Change> {
+        self.vacated.clear();
         std::mem::take(&mut self.changes)
     }
 
     /// Gives `target` a name, which must be free.
     pub fn link(&mut self, parent: Ino, name: &[u8], target: Ino) {
-        let row = self.number();
+        let row = self.vacated.remove(&(parent, name.to_vec())).unwrap_or_else(|| self.number());
         if let Some(dir) = self.dir_mut(parent) {
             dir.names.insert(name.to_vec(), row);
             dir.rows.insert(row, (name.to_vec(), target));
@@ -100,8 +105,10 @@ impl Virtuals {
     /// Takes a name away, and the virtual inode it named.
     pub fn unlink(&mut self, parent: Ino, name: &[u8]) {
         let Some(dir) = self.dir_mut(parent) else { return };
-        let Some((_, target)) = dir.names.remove(name).and_then(|row| dir.rows.remove(&row)) else { return };
+        let Some(row) = dir.names.remove(name) else { return };
+        let Some((_, target)) = dir.rows.remove(&row) else { return };
         dir.mtime = now();
+        self.vacated.insert((parent, name.to_vec()), row);
         if target.is_virtual() {
             self.nodes.remove(&target);
         }

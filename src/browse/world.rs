@@ -63,6 +63,8 @@ struct Shelf {
     machine: Option<(Ino, Vec<u8>)>,
     /// When a backup last came or went.
     changed: Time,
+    /// The same as a number that no other resource or time has.
+    generation: u64,
 }
 
 impl Shelf {
@@ -93,7 +95,7 @@ pub struct World {
     partial: Ino,
     machines: Ino,
     versions: Ino,
-    /// Counts what changed, for whoever keeps what was computed from it.
+    /// Counts changes.
     generation: u64,
 }
 
@@ -151,9 +153,11 @@ impl World {
         }
     }
 
-    /// Changes with everything that changes here.
-    pub fn generation(&self) -> u64 {
-        self.generation
+    /// A number that changes with the backups of the resource that has the backup of `slot`, for whoever keeps
+    /// what was computed from them.
+    pub fn generation(&self, slot: u64) -> Option<u64> {
+        let shelf = self.shelves.get(&self.mounted(slot)?.home)?;
+        Some(shelf.generation)
     }
 
     /// The backups of the resource that `of` is a backup of, from new to old, and when one last came
@@ -306,8 +310,12 @@ impl World {
     /// changed.
     pub fn settle(&mut self) -> Vec<Change> {
         let touched = std::mem::take(&mut self.touched);
+        self.generation += 1;
         for home in &touched {
             let home = *home;
+            if let Some(shelf) = self.shelves.get_mut(&home) {
+                shelf.generation = self.generation;
+            }
             let Some(shelf) = self.shelves.get(&home) else { continue };
             let latest = shelf.backups.iter().rev().find(|(_, (_, partial))| !partial);
             let latest = latest.and_then(|((_, id), _)| self.by_id(*id)).map(|m| m.view.dir_name());
@@ -333,7 +341,6 @@ impl World {
                 }
             }
         }
-        self.generation += 1;
         self.virtuals.take_changes()
     }
 }

@@ -60,20 +60,35 @@ fn walk(view: &View, path: &str) -> Answer<Ino> {
     path.split('/').try_fold(ROOT, |at, name| lookup(view, at, name).map(|attr| attr.ino))
 }
 
-/// What is in a directory of versions, read two names at a time.
-fn list(view: &View, ino: Ino) -> Vec<(String, Attr)> {
-    let (past, mut rows, mut cookie) = (view.listing(ino).unwrap(), Vec::new(), 0);
+/// Up to two names of a directory of versions, and where to go on.
+fn two(view: &View, ino: Ino, mut cookie: u64) -> Answer<(Vec<(String, Attr)>, u64)> {
+    let mut rows = Vec::new();
+    view.listing(ino, cookie)?.list(cookie, &mut |row| {
+        assert!(row.cookie > cookie && row.cookie <= i64::MAX.unsigned_abs());
+        rows.push((String::from_utf8(row.name.to_vec()).unwrap(), row.attr));
+        cookie = row.cookie;
+        rows.len() < 2
+    });
+    Ok((rows, cookie))
+}
+
+/// What is in a directory of versions, read two names at a time, while `meanwhile` happens.
+fn list_while(view: &View, ino: Ino, mut meanwhile: impl FnMut()) -> Vec<(String, Attr)> {
+    let (mut all, mut cookie) = (Vec::new(), 0);
     loop {
-        let before = rows.len();
-        past.list(cookie, &mut |row| {
-            rows.push((String::from_utf8(row.name.to_vec()).unwrap(), row.attr));
-            cookie = row.cookie;
-            rows.len() < before + 2
-        });
-        if rows.len() == before {
-            return rows;
+        let (rows, next) = two(view, ino, cookie).unwrap();
+        if rows.is_empty() {
+            return all;
         }
+        all.extend(rows);
+        cookie = next;
+        meanwhile();
     }
+}
+
+/// What is in a directory of versions.
+fn list(view: &View, ino: Ino) -> Vec<(String, Attr)> {
+    list_while(view, ino, || {})
 }
 
 fn target(view: &View, ino: Ino) -> String {
@@ -251,6 +266,116 @@ fn what_could_not_be_read_for_a_while_is_not_forgotten() {
     assert!(view.version_attr(home).unwrap().mtime > before.mtime);
     memory.put(away);
     assert_eq!(names(), ["new", "old"]);
+}
+
+/// `home` with these names.
+fn home(memory: &Memory, names: &[&str]) -> (Id, Totals) {
+    memory.leaf(vec![dir("home", memory.leaf(names.iter().map(|name| holding(memory, name, name)).collect()))])
+}
+
+#[test]
+fn a_listing_that_was_begun_goes_on_as_backups_come_and_go() {
+    let memory = Arc::new(Memory::default());
+    let source = memory.clone() as Arc<dyn TreeSource>;
+    let stays = ["b", "d", "f", "h", "j", "l"];
+    let view = view_of(&memory, vec![backup(1, home(&memory, &["a", "c", "e"])), backup(2, home(&memory, &stays))]);
+    let at = walk(&view, "versions/default/web/home").unwrap();
+    let mut turn = 0;
+    let all = list_while(&view, at, || {
+        turn += 1;
+        match turn {
+            // Names before the place that was reached go, and others come.
+            1 => drop(view.remove(1)),
+            2 => drop(view.add_from(&source, backup(3, home(&memory, &["A", "B", "C", "D", "k"]))).unwrap()),
+            3 => drop(view.remove(3)),
+            // Others list it meanwhile.
+            _ => assert_eq!(list(&view, at).len(), 2 + stays.len()),
+        }
+    });
+    assert!(turn > 4);
+    for name in stays {
+        assert_eq!(all.iter().filter(|(found, _)| found == name).count(), 1, "{name}");
+    }
+    assert_eq!(list(&view, at).into_iter().skip(2).map(|(name, _)| name).collect::<Vec<_>>(), stays);
+
+    // One that is forgotten is made again while it would be the same, and else the reader is told.
+    let (_, cookie) = two(&view, at, 0).unwrap();
+    let long: Vec<String> =
+        (0..40_000).map(|n| format!("a rather long name, and there are many of them: {n}")).collect();
+    let many: Vec<(Id, Totals)> = (0..6)
+        .map(|n| memory.branch(long.iter().map(|name| holding(&memory, name, &n.to_string())).collect(), 1000))
+        .collect();
+    let other = memory.leaf(many.iter().enumerate().map(|(n, inner)| dir(&format!("d{n}"), *inner)).collect());
+    view.add_from(&source, BackupView { resource: "other".to_owned(), ..backup(9, other) }).unwrap();
+    let forget = || {
+        for n in 0..6 {
+            assert_eq!(list(&view, walk(&view, &format!("versions/default/other/d{n}")).unwrap()).len(), 40_002);
+        }
+    };
+    forget();
+    assert_eq!(two(&view, at, cookie).unwrap().0[0].0, "b");
+    view.add_from(&source, backup(4, home(&memory, &["m"]))).unwrap();
+    assert_eq!(two(&view, at, cookie).unwrap().0[0].0, "b");
+    forget();
+    assert!(matches!(two(&view, at, cookie), Err(Fail::Errno(Errno::ESTALE))));
+}
+
+#[test]
+fn what_could_not_be_read_when_a_listing_was_begun_does_not_move_it() {
+    let memory = Arc::new(Memory::default());
+    let inner = |names: &[&str]| memory.leaf(names.iter().map(|name| holding(&memory, name, name)).collect());
+    let (old, new) = (inner(&["a", "b", "c"]), inner(&["k", "l", "m"]));
+    let root = |home| memory.leaf(vec![dir("home", home)]);
+    let view = view_of(&memory, vec![backup(1, root(old)), backup(2, root(new))]);
+    let at = walk(&view, "versions/default/web/home").unwrap();
+    let mut away = Some(memory.take(&old.0));
+    let all = list_while(&view, at, || {
+        if let Some(bytes) = away.take() {
+            memory.put(bytes);
+        }
+        assert_eq!(list(&view, at).len(), 8);
+    });
+    assert_eq!(all.into_iter().map(|(name, _)| name).collect::<Vec<_>>(), [".", "..", "k", "l", "m"]);
+}
+
+#[test]
+fn names_that_change_what_they_mean_keep_their_places() {
+    let memory = Arc::new(Memory::default());
+    let source = memory.clone() as Arc<dyn TreeSource>;
+    let root = memory.leaf(vec![holding(&memory, "f", "x")]);
+    let view = view_of(&memory, vec![backup(1, root), backup(2, root)]);
+    let moved = |id| BackupView { resource: "renamed".to_owned(), ..backup(id, root) };
+    for (path, name) in [("resources/default/web", "latest"), ("versions/default", "web"), ("backups", "1")] {
+        let at = walk(&view, path).unwrap();
+        let (mut seen, mut cookie, mut turn) = (0, 0, 0);
+        loop {
+            let before = cookie;
+            view.list(at, cookie, &mut |row| {
+                seen += usize::from(row.name == name.as_bytes());
+                cookie = row.cookie;
+                false
+            })
+            .unwrap();
+            if cookie == before {
+                break;
+            }
+            turn += 1;
+            match path {
+                "backups" => {
+                    drop(view.add_from(&source, if turn % 2 == 0 { backup(1, root) } else { moved(1) }).unwrap())
+                }
+                _ if turn < 9 => drop(view.exchange_from(&source, 1 + turn, backup(2 + turn, root)).unwrap()),
+                _ => {}
+            }
+            assert!(turn < 100, "{path} has no end");
+        }
+        assert_eq!(seen, 1, "{name} in {path}");
+        for id in 2..20 {
+            view.remove(id);
+        }
+        view.add_from(&source, backup(1, root)).unwrap();
+        view.add_from(&source, backup(2, root)).unwrap();
+    }
 }
 
 #[test]
