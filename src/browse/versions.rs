@@ -6,6 +6,9 @@
 //!
 //! Whoever may enter a directory here could enter it in each of the backups: where owners differ, or
 //! ACLs say more than modes do, root alone may.
+//!
+//! Where a file's versions and the names of what was once a directory are in one directory, a version whose name
+//! is taken has one with a mark behind it, so that both are seen.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::sync::Arc;
@@ -24,6 +27,9 @@ use super::types::Policy;
 use super::view::{PATH_MAX, View};
 use super::world::Mounted;
 
+/// What is put behind a version's name, as often as needed, until no other has it.
+const MARK: u8 = b'~';
+
 /// A directory of versions.
 pub struct Past {
     /// The directory's own attributes.
@@ -39,18 +45,33 @@ impl Past {
         if let Some(ino) = found.ino {
             return Ok(found.attr(ino, self.attr.mtime));
         }
-        let mut versions = self.level.versions.iter();
-        Ok(versions.find(|version| version.name() == name).map(|version| version.attr))
+        // It may be a version, whose name has as many marks as others have taken.
+        let marks = name.iter().rev().take_while(|byte| **byte == MARK).count();
+        let bare = name.len().saturating_sub(marks);
+        let own = name.get(..bare).unwrap_or_default();
+        let Some(version) = self.level.versions.iter().find(|version| version.name() == own) else { return Ok(None) };
+        for end in bare..name.len() {
+            if descend(view, &self.level, name.get(..end).unwrap_or_default())?.ino.is_none() {
+                return Ok(None);
+            }
+        }
+        Ok(Some(version.attr))
     }
 
     /// All that is in it. Waits for the vault.
     pub fn listing(&self, view: &View) -> Answer<Listing> {
-        let versions = self.level.versions.iter();
-        let mut rows: BTreeMap<Vec<u8>, Attr> = versions.map(|version| (version.name(), version.attr)).collect();
+        let mut rows: BTreeMap<Vec<u8>, Attr> = BTreeMap::new();
         let (names, whole) = names(view, &self.level)?;
         for (name, found) in names {
             let access = of_name(found.file, found.access, found.newest.view.policy);
             rows.insert(name, access.attr(found.ino, self.attr.mtime));
+        }
+        for version in &self.level.versions {
+            let mut name = version.name();
+            while rows.contains_key(&name) {
+                name.push(MARK);
+            }
+            rows.insert(name, version.attr);
         }
         Ok(Listing::new(self.attr, self.parent, rows, whole && self.level.whole))
     }
@@ -139,7 +160,7 @@ struct Level {
 }
 
 impl Version {
-    /// What it is called: by the first backup that has it.
+    /// What it is called, by the first backup that has it, unless something else is.
     fn name(&self) -> Vec<u8> {
         self.oldest.view.dir_name().into_bytes()
     }

@@ -23,15 +23,25 @@ enum Thing {
     Dir(BTreeMap<String, Thing>),
 }
 
+/// The name that the version of a backup has.
+fn version(id: u64) -> String {
+    backup(id, Default::default()).dir_name()
+}
+
+/// Names, some of them those of versions.
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![6 => "[abc]", 1 => (1u64..3).prop_map(version), 1 => (1u64..3).prop_map(|id| version(id) + "~")]
+}
+
 fn things() -> impl Strategy<Value = BTreeMap<String, Thing>> {
     let leaf = (0u8..3).prop_map(Thing::File);
     let thing = leaf.prop_recursive(3, 20, 4, |inner| {
         prop_oneof![
             (0u8..3).prop_map(Thing::File),
-            prop::collection::btree_map("[abc]", inner, 0..4).prop_map(Thing::Dir)
+            prop::collection::btree_map(name(), inner, 0..4).prop_map(Thing::Dir)
         ]
     });
-    prop::collection::btree_map("[abc]", thing, 0..4)
+    prop::collection::btree_map(name(), thing, 0..4)
 }
 
 fn text(content: u8) -> String {
@@ -117,8 +127,14 @@ fn expected(trees: &BTreeMap<u64, BTreeMap<String, Thing>>, path: &[String]) -> 
 
 fn compare(view: &View, trees: &BTreeMap<u64, BTreeMap<String, Thing>>, ino: Ino, path: &mut Vec<String>) {
     let (names, contents) = expected(trees, path);
-    let by_name: BTreeMap<String, u8> =
-        contents.iter().map(|(content, id)| (backup(*id, Default::default()).dir_name(), *content)).collect();
+    let free = |id: u64| {
+        let mut name = version(id);
+        while names.contains(&name) {
+            name.push('~');
+        }
+        name
+    };
+    let by_name: BTreeMap<String, u8> = contents.iter().map(|(content, id)| (free(*id), *content)).collect();
     let rows = list(view, ino);
     assert_eq!((rows[0].0.as_str(), rows[0].1.ino, rows[1].0.as_str()), (".", ino, ".."));
     let found: BTreeSet<String> = rows[2..].iter().map(|(name, _)| name.clone()).collect();
@@ -266,6 +282,33 @@ fn what_could_not_be_read_for_a_while_is_not_forgotten() {
     assert!(view.version_attr(home).unwrap().mtime > before.mtime);
     memory.put(away);
     assert_eq!(names(), ["new", "old"]);
+}
+
+#[test]
+fn a_version_is_not_hidden_by_a_name_like_its_own() {
+    let memory = Arc::new(Memory::default());
+    let home = memory.leaf(vec![holding(&memory, "home", "a file")]);
+    let taken = [version(1), version(1) + "~", version(1) + "~~~", version(2)];
+    let within = |name: &String| holding(&memory, name, "within");
+    let inside = memory.leaf(taken.iter().map(within).collect());
+    let view = view_of(&memory, vec![backup(1, home), backup(2, memory.leaf(vec![dir("home", inside)]))]);
+    let at = walk(&view, "versions/default/web/home").unwrap();
+    let mut names: Vec<String> = taken.to_vec();
+    names.push(version(1) + "~~");
+    names.sort();
+    // Before it was listed, and after.
+    for _ in 0..2 {
+        let found = lookup(&view, at, &(version(1) + "~~")).unwrap();
+        assert_eq!(view.read(found.ino, 0, 100).unwrap().bytes(), b"a file");
+        for name in &taken {
+            let inner = lookup(&view, lookup(&view, at, name).unwrap().ino, &version(2)).unwrap();
+            assert_eq!(view.read(inner.ino, 0, 100).unwrap().bytes(), b"within", "{name}");
+        }
+        for nothing in [version(1) + "~~~~", version(2) + "~", "~".to_owned(), version(3)] {
+            assert!(lookup(&view, at, &nothing).is_err(), "{nothing}");
+        }
+        assert_eq!(list(&view, at).into_iter().skip(2).map(|(name, _)| name).collect::<Vec<_>>(), names);
+    }
 }
 
 /// `home` with these names.
