@@ -33,6 +33,9 @@ pub struct Attr {
     pub blocks: u64,
     /// Time of last modification, shown as the other times too.
     pub mtime: Time,
+    /// Tells inodes apart that have the number one after another. The kernel keeps what it knows of an inode until
+    /// this is another: all but links to versions are what they are for ever.
+    pub generation: u64,
 }
 
 /// What a directory shows as its size, since it has none.
@@ -42,14 +45,14 @@ impl Attr {
     /// A directory that is no archived entry.
     pub fn directory(ino: Ino, mode: u16, uid: u32, mtime: Time) -> Self {
         let kind = libc::S_IFDIR;
-        Self { ino, kind, mode, nlink: 1, uid, gid: 0, rdev: 0, size: DIR_SIZE, blocks: 8, mtime }
+        Self { ino, kind, mode, nlink: 1, uid, gid: 0, rdev: 0, size: DIR_SIZE, blocks: 8, mtime, generation: 0 }
     }
 
     /// A symbolic link that is no archived entry.
     pub fn symlink(ino: Ino, target: &[u8], mtime: Time) -> Self {
         let kind = libc::S_IFLNK;
         let size = target.len() as u64;
-        Self { ino, kind, mode: 0o777, nlink: 1, uid: 0, gid: 0, rdev: 0, size, blocks: 0, mtime }
+        Self { ino, kind, mode: 0o777, nlink: 1, uid: 0, gid: 0, rdev: 0, size, blocks: 0, mtime, generation: 0 }
     }
 
     /// The root directory of a backup.
@@ -82,7 +85,7 @@ impl Attr {
         };
         let uid = if let Policy::Owner(uid) = policy { uid } else { entry.meta.owner.uid };
         let (kind, mode, gid) = (entry.type_bits(), entry.meta.mode, entry.meta.owner.gid);
-        Self { ino, kind, mode, nlink, uid, gid, rdev, size, blocks, mtime }
+        Self { ino, kind, mode, nlink, uid, gid, rdev, size, blocks, mtime, generation: 0 }
     }
 }
 

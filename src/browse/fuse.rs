@@ -174,7 +174,8 @@ fn add(reply: &mut ReplyDirectory, row: &Row<'_>) -> bool {
 
 fn add_plus(reply: &mut ReplyDirectoryPlus, row: &Row<'_>, ttl: Duration) -> bool {
     let attr = file_attr(&row.attr);
-    !reply.add(attr.ino, row.cookie, OsStr::from_bytes(row.name), &ttl, &attr, Generation(0))
+    let generation = Generation(row.attr.generation);
+    !reply.add(attr.ino, row.cookie, OsStr::from_bytes(row.name), &ttl, &attr, generation)
 }
 
 fn kind(attr: &Attr) -> FileType {
@@ -252,7 +253,7 @@ impl Filesystem for Fs {
         }
         let ask = move |view: &View, _: &mut ReplyEntry| view.lookup(parent, &name);
         self.0.answer(parent, reply, ask, |reply, found| match found {
-            Some(attr) => reply.entry(&ttl(attr.ino), &file_attr(&attr), Generation(0)),
+            Some(attr) => reply.entry(&ttl(attr.ino), &file_attr(&attr), Generation(attr.generation)),
             // Inode 0: the kernel remembers that there is no such name.
             None => {
                 reply.entry(&FOREVER, &file_attr(&Attr::directory(Ino(0), 0, 0, Default::default())), Generation(0))

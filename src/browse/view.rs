@@ -110,8 +110,9 @@ impl View {
     /// The attributes of an inode that is no directory of versions.
     pub fn getattr(&self, ino: Ino) -> Answer<Attr> {
         if let Some(dir) = ino.linked_from() {
-            let created = self.mounted(dir)?.created;
-            return Ok(Attr::symlink(ino, &self.way_to_versions(dir)?, created));
+            let mounted = self.mounted(dir)?;
+            let link = Attr::symlink(ino, &self.way_to_versions(dir)?, mounted.created);
+            return Ok(Attr { generation: mounted.renamed, ..link });
         }
         if ino.is_virtual() || ino.number() == 0 {
             return virtual_attr(&self.world(), ino);

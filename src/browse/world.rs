@@ -32,6 +32,8 @@ pub struct Mounted {
     home: Ino,
     /// The checkpoint's directory and its name there.
     point: Option<(Ino, Vec<u8>)>,
+    /// How often its resource or project got another name.
+    pub renamed: u64,
     /// How its small files are being read.
     pub stride: Stride,
     /// Directories with links to it, and their names.
@@ -196,18 +198,21 @@ impl World {
         let old = self.by_id(view.id).cloned();
         let kept = match &old {
             Some(old) if old.view == view => return Ok(()),
-            Some(old) if old.view.same_content(&view) => Some((old.slot, old.tree.clone())),
+            Some(old) if old.view.same_content(&view) => {
+                let other_name = (&old.view.project, &old.view.resource) != (&view.project, &view.resource);
+                Some((old.slot, old.tree.clone(), old.renamed + u64::from(other_name)))
+            }
             _ => None,
         };
         if old.is_some() {
             self.remove(view.id);
         }
-        let (slot, tree) = match kept {
+        let (slot, tree, renamed) = match kept {
             Some(kept) => kept,
-            None => (self.new_slot()?, {
+            None => {
                 let (source, sheets) = (source.clone(), sheets.clone());
-                Arc::new(Tree::new(view.root, view.totals.entries, source, sheets))
-            }),
+                (self.new_slot()?, Arc::new(Tree::new(view.root, view.totals.entries, source, sheets)), 0)
+            }
         };
         let project = self.virtuals.make_dir(self.resources, view.project.as_bytes());
         let home = self.virtuals.make_dir(project, view.resource.as_bytes());
@@ -238,7 +243,7 @@ impl World {
         let created = attr::time(view.created_at);
         self.mounted.insert(
             slot,
-            Arc::new(Mounted { view, slot, tree, created, home, point, stride: Stride::default(), links }),
+            Arc::new(Mounted { view, slot, tree, created, home, point, renamed, stride: Stride::default(), links }),
         );
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -305,6 +305,38 @@ fn the_kernel_keeps_others_out() {
         assert!(!can(65534, &root, file) && !can(65533, &root, file), "{file}");
         assert!(!can(65534, &owner, file) && can(65533, &owner, file), "{file}");
     }
+    client.stop().unwrap();
+}
+
+#[test]
+fn links_to_versions_follow_a_resource_that_is_renamed() {
+    let mut place = Place::new();
+    fs::create_dir(place.source()).unwrap();
+    sh(&place.source(), "mkdir d; echo one > d/f");
+    let client = place.client();
+    let backup = place.backup(Policy::Strict);
+    client.add(place.access.clone(), backup.clone()).unwrap();
+    let link = place.seen(&backup).join("d/.versions");
+    let target = || fs::read_link(&link).unwrap().into_os_string().into_string().unwrap();
+    let held = fs::File::open(place.seen(&backup).join("d/f")).unwrap();
+    // Somebody holds the link itself, so that the kernel cannot forget it.
+    let flags = nix::libc::O_PATH | nix::libc::O_NOFOLLOW;
+    let _link = fs::OpenOptions::new().read(true).custom_flags(flags).open(&link).unwrap();
+    target();
+    for name in ["web", "another-and-longer", "w", "web"] {
+        let renamed = BackupView { resource: name.to_owned(), ..backup.clone() };
+        client.set(vec![place.access.clone()], vec![renamed]).unwrap();
+        let since = Instant::now();
+        while !target().contains(&format!("versions/default/{name}/")) {
+            assert!(since.elapsed() < Duration::from_secs(20), "{name}: {}", target());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(sh(&link, "cat f/*"), "one\n", "{name}");
+    }
+    // What else is known of the backup stays.
+    let mut text = [0; 4];
+    held.read_exact_at(&mut text, 0).unwrap();
+    assert_eq!(text, *b"one\n");
     client.stop().unwrap();
 }
 
