@@ -69,7 +69,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
     let mut args = args.peekable();
     if args.peek().is_some_and(|first| first == "browse") {
         log::start(LevelFilter::INFO);
-        limits::apply();
+        limits::apply(limits::Buffers::Returned);
         return crate::browse::main(args.skip(1));
     }
     let options = match Options::try_parse_from(std::iter::once(OsString::from("strongroomd")).chain(args)) {
@@ -80,7 +80,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
         }
     };
     log::start(options.log);
-    limits::apply();
+    limits::apply(limits::Buffers::Kept);
     let address = match options.bus.parse::<BusAddress>() {
         Ok(address) => address,
         Err(e) => return fail(&e, 2),

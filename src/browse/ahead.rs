@@ -12,8 +12,8 @@ use super::source::TreeSource;
 /// The first window of a sequential reader; it doubles with every read.
 const FIRST: u64 = 1 << 20;
 
-/// The largest window.
-const LARGEST: u64 = 16 << 20;
+/// The largest window: those of several readers must find room among the decoded segments.
+const LARGEST: u64 = 8 << 20;
 
 /// Reads of one sequential reader come out of order by up to this much.
 const NEAR: u64 = 4 << 20;

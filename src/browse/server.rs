@@ -25,7 +25,7 @@ use super::fuse::{self, Notifier};
 use super::mount;
 use super::process;
 use super::protocol::{Line, Request, Response, VERSION, listen, make_dir};
-use super::view::View;
+use super::view::{MEMORY, View};
 
 /// Serves backups as files.
 #[derive(Parser, Debug)]
@@ -40,6 +40,9 @@ struct Options {
     /// End when no daemon was connected for so many seconds; 0: never
     #[arg(long, default_value_t = 0)]
     linger: u64,
+    /// Megabytes of what was read of vaults that are kept in memory
+    #[arg(long, value_name = "MB", default_value_t = MEMORY >> 20)]
+    memory: usize,
     /// Say on standard output, in one line of JSON, that the mount stands or why not
     #[arg(long, hide = true)]
     report: bool,
@@ -129,7 +132,7 @@ fn start(options: &Options) -> Result<(fuse::Served, PathBuf, Arc<AtomicBool>)> 
     let lock = lock(&options.socket)?;
     let point = mount::prepare(&options.mount)?;
     let threads = thread::available_parallelism().map_or(2, usize::from);
-    let view = Arc::new(View::new(threads).at(|| "cannot start threads")?);
+    let view = Arc::new(View::new(threads, options.memory.saturating_mul(1 << 20)).at(|| "cannot start threads")?);
     let device = mount::attach(&point)?;
     let ending = Arc::new(AtomicBool::new(false));
     let rest = || {

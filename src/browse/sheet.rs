@@ -12,9 +12,6 @@ use super::cache::Cache;
 use super::fail::{Answer, Fail};
 use super::source::TreeSource;
 
-/// Memory for decoded nodes, in bytes.
-const MEMORY: usize = 32 << 20;
-
 /// What a node holds.
 pub enum Rows {
     /// Entries sorted by name.
@@ -106,13 +103,12 @@ fn entry_weight(entry: &Entry) -> usize {
 /// The decoded nodes that were in use lately, of all vaults: a node's id says all it holds.
 pub struct Sheets(Cache<Id, Arc<Sheet>>);
 
-impl Default for Sheets {
-    fn default() -> Self {
-        Self(Cache::new(MEMORY))
-    }
-}
-
 impl Sheets {
+    /// None yet; they are kept in about `memory` bytes.
+    pub fn new(memory: usize) -> Self {
+        Self(Cache::new(memory))
+    }
+
     /// The node, if it is in memory and has `total` entries as its parent said; a node that
     /// breaks its parent's word would give two entries one number.
     pub fn get(&self, source: &Arc<dyn TreeSource>, id: &Id, total: u64) -> Answer<Arc<Sheet>> {

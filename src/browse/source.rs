@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::model::{Error, ErrorKind, Id, Result};
 use crate::store::Patience;
 use crate::vault::tree::{Content, Node, Part};
-use crate::vault::{self, Vault};
+use crate::vault::{self, SegmentCache, Vault};
 
 use super::types::VaultAccess;
 
@@ -25,9 +25,6 @@ pub trait TreeSource: Send + Sync {
     fn blob(&self, id: &Id) -> Result<Bytes>;
 }
 
-/// How much memory each vault may use for decoded segments.
-const MEMORY: usize = 40 << 20;
-
 /// A vault that could not be opened is tried again after this time.
 const REOPEN: Duration = Duration::from_secs(5);
 
@@ -37,15 +34,16 @@ const REFRESH: Duration = Duration::from_secs(2);
 /// A vault as the daemon told about it.
 pub struct VaultSource {
     access: VaultAccess,
+    segments: Arc<SegmentCache>,
     vault: RwLock<Option<Arc<Vault>>>,
     opening: Mutex<Option<(Instant, Error)>>,
     refreshed: Mutex<Option<Instant>>,
 }
 
 impl VaultSource {
-    /// Takes note of how to open the vault.
-    pub fn new(access: VaultAccess) -> Self {
-        Self { access, vault: RwLock::default(), opening: Mutex::default(), refreshed: Mutex::default() }
+    /// Takes note of how to open the vault. What is decoded of it is kept among `segments`.
+    pub fn new(access: VaultAccess, segments: Arc<SegmentCache>) -> Self {
+        Self { access, segments, vault: RwLock::default(), opening: Mutex::default(), refreshed: Mutex::default() }
     }
 
     /// How it is opened.
@@ -70,8 +68,9 @@ impl VaultSource {
         let access = &self.access;
         let opened = access.place.open(Patience::READ);
         let others = access.others.clone();
-        let opened =
-            opened.and_then(|store| Vault::open_with(store, others, access.master.clone(), &access.cache_dir, MEMORY));
+        let opened = opened.and_then(|store| {
+            Vault::open_with(store, others, access.master.clone(), &access.cache_dir, self.segments.clone())
+        });
         match opened {
             Ok(vault) if vault.uuid() == access.uuid => {
                 if access.place.is_elsewhere() {

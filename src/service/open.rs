@@ -12,7 +12,7 @@ use super::{Service, locked};
 use crate::catalog::{Destination, Tables, VaultRow, private_dir};
 use crate::model::{Error, ErrorKind, Id, IoContext, Result};
 use crate::store::{ObjectMeta, ObjectStore, Patience, Place, Space};
-use crate::vault::{self, MasterKey, NewVault, Secret, Vault};
+use crate::vault::{self, MasterKey, NewVault, Secret, SegmentCache, Vault};
 
 /// A vault elsewhere that could not be opened is left alone for so long by who only wants to show it.
 const LEFT_ALONE: Duration = Duration::from_secs(20);
@@ -336,7 +336,8 @@ impl Service {
         master: &Option<MasterKey>,
     ) -> Result<Arc<Vault>> {
         let memory = if place.is_elsewhere() { MEMORY_ELSEWHERE } else { MEMORY };
-        let vault = Vault::open_with(store, others.to_vec(), master.clone(), &self.options.cache_dir, memory)?;
+        let cache = Arc::new(SegmentCache::new(memory));
+        let vault = Vault::open_with(store, others.to_vec(), master.clone(), &self.options.cache_dir, cache)?;
         if place.is_elsewhere() {
             vault.keep_frames(vault::FRAMES_KEPT);
         }

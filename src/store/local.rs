@@ -189,8 +189,12 @@ impl ObjectStore for LocalStore {
     }
 
     fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Vec<u8>> {
+        self.get_range_into(key, offset, len, vec![0; len])
+    }
+
+    fn get_range_into(&self, key: &str, offset: u64, len: usize, mut data: Vec<u8>) -> Result<Vec<u8>> {
         let (file, path) = self.open_object(key)?;
-        let mut data = vec![0; len];
+        data.resize(len, 0);
         match file.read_exact_at(&mut data, offset) {
             Ok(()) => Ok(data),
             Err(e) if e.kind() == Io::UnexpectedEof => Err(Error::damaged(format!(

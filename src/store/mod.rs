@@ -65,6 +65,12 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// while those of others can.
     fn get_range(&self, key: &str, offset: u64, len: usize) -> Result<Vec<u8>>;
 
+    /// The same into `buffer`, by a store that can. What it held is lost.
+    fn get_range_into(&self, key: &str, offset: u64, len: usize, buffer: Vec<u8>) -> Result<Vec<u8>> {
+        drop(buffer);
+        self.get_range(key, offset, len)
+    }
+
     /// The object's size, or `None` if there is none.
     fn size(&self, key: &str) -> Result<Option<u64>>;
 

@@ -5,10 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::buffers::Buffers;
 use crate::model::{Id, Result};
 
 /// A segment by its pack and ordinal.
 pub type SegmentKey = (Id, u32);
+
+/// Bytes of buffers that wait to be used again: few segments are read at a time.
+const SPARE: usize = 3 << 20;
 
 /// One decoded segment.
 #[derive(Debug, Default)]
@@ -58,16 +62,22 @@ struct Slots {
 pub struct SegmentCache {
     slots: Mutex<Slots>,
     limit: usize,
+    buffers: Arc<Buffers>,
 }
 
 impl SegmentCache {
     /// A cache of at most `limit` bytes (one segment is always kept).
     pub fn new(limit: usize) -> Self {
-        Self { slots: Mutex::default(), limit }
+        Self { slots: Mutex::default(), limit, buffers: Buffers::new(limit.min(SPARE)) }
+    }
+
+    /// Where segments have their memory from.
+    pub(super) fn buffers(&self) -> &Arc<Buffers> {
+        &self.buffers
     }
 
     /// The slot of a segment of `size` plain bytes, made if it is not there.
-    pub fn slot(&self, key: SegmentKey, size: usize) -> Arc<Slot> {
+    pub(super) fn slot(&self, key: SegmentKey, size: usize) -> Arc<Slot> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.clock += 1;
         let clock = slots.clock;
@@ -91,7 +101,7 @@ impl SegmentCache {
     }
 
     /// Forgets the segments of some packs, so that they are asked for in the store again.
-    pub fn forget(&self, packs: &HashSet<Id>) {
+    pub(super) fn forget(&self, packs: &HashSet<Id>) {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.map.retain(|(pack, _), _| !packs.contains(pack));
         slots.bytes = slots.map.values().map(|(_, size, _)| size).sum();

@@ -294,7 +294,7 @@ fn check_pack(vault: &Vault, pack: &RunPack) -> Result<Checked> {
         let frame = bytes.get_mut(start..start.saturating_add(segment.stored_len as usize));
         let plain = frame
             .ok_or_else(|| Error::damaged("a frame leaves its pack"))
-            .and_then(|frame| pack::open_frame(&sealer, ordinal, segment.codec, segment.plain_len, frame));
+            .and_then(|frame| pack::open_frame(&sealer, ordinal, segment.codec, segment.plain_len, frame, Vec::new()));
         let mut at = 0;
         match plain {
             Ok(plain) => {

@@ -109,12 +109,24 @@ impl Compressor {
 /// Undoes compression; what was not compressed is `data` itself. `plain_len` is authenticated with the
 /// record; no more is ever allocated.
 pub fn decompress(codec: u8, data: &[u8], plain_len: usize) -> Result<Cow<'_, [u8]>> {
+    decompress_into(codec, data, plain_len, Vec::new())
+}
+
+/// The same into `plain`, which is enlarged where it is too small. What it held is lost.
+pub fn decompress_into(codec: u8, data: &[u8], plain_len: usize, mut plain: Vec<u8>) -> Result<Cow<'_, [u8]>> {
     let bad = |why: &str| Error::damaged(format!("a record cannot be decompressed: {why}"));
     let plain = match codec {
         PLAIN => Cow::Borrowed(data),
-        ZSTD => zstd::bulk::decompress(data, plain_len).map_err(|e| bad(&e.to_string()))?.into(),
+        ZSTD => {
+            plain.clear();
+            plain.reserve_exact(plain_len);
+            let mut zstd = zstd::bulk::Decompressor::new().map_err(|e| bad(&e.to_string()))?;
+            zstd.decompress_to_buffer(data, &mut plain).map_err(|e| bad(&e.to_string()))?;
+            plain.into()
+        }
         GZIP => {
-            let mut plain = Vec::with_capacity(plain_len);
+            plain.clear();
+            plain.reserve_exact(plain_len);
             let limit = u64::try_from(plain_len).unwrap_or(u64::MAX).saturating_add(1);
             flate2::read::GzDecoder::new(data).take(limit).read_to_end(&mut plain).map_err(|e| bad(&e.to_string()))?;
             plain.into()

@@ -85,7 +85,7 @@ impl Stretch {
         for found in &self.frames {
             let from = at(found.segment.offset.saturating_sub(start));
             let Some(frame) = bytes.get_mut(from..from.saturating_add(at(found.segment.stored_len))) else { break };
-            match found.segment.open(&sealer, frame) {
+            match found.segment.open(&sealer, frame, Vec::new()) {
                 Ok(Cow::Owned(plain)) => opened.push((found, Ok(Bytes::from(plain)))),
                 Ok(Cow::Borrowed(plain)) => opened.push((found, Err(from..from + plain.len()))),
                 Err(_) => {}

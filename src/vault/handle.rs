@@ -11,6 +11,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::cache::SegmentCache;
+use super::compress::PLAIN;
 use super::config::{self, VaultConfig};
 use super::frames::FrameCache;
 use super::gate::Gate;
@@ -71,7 +72,7 @@ pub struct Vault {
     index: RwLock<Arc<LocalIndex>>,
     /// Held while the index is replaced.
     replacing: Mutex<()>,
-    pub(super) cache: SegmentCache,
+    pub(super) cache: Arc<SegmentCache>,
     /// Frames of trees, where the vault is elsewhere.
     frames: OnceLock<FrameCache>,
     pub(super) gate: Gate,
@@ -116,16 +117,16 @@ impl Vault {
         cache_dir: &Path,
         memory: usize,
     ) -> Result<Arc<Self>> {
-        Self::open_with(store, Vec::new(), master, cache_dir, memory)
+        Self::open_with(store, Vec::new(), master, cache_dir, Arc::new(SegmentCache::new(memory)))
     }
 
-    /// The same; what `store` does not give is read from the `others`.
+    /// The same; what `store` does not give is read from the `others`. Several vaults may share one `cache`.
     pub fn open_with(
         store: Arc<dyn ObjectStore>,
         others: Vec<Place>,
         master: Option<MasterKey>,
         cache_dir: &Path,
-        memory: usize,
+        cache: Arc<SegmentCache>,
     ) -> Result<Arc<Self>> {
         let config = config::read_config(&*store).map_err(|e| match e.kind {
             ErrorKind::NotFound => Error::destination_failed(e.message),
@@ -150,7 +151,7 @@ impl Vault {
             dir,
             index: RwLock::new(Arc::new(index)),
             replacing: Mutex::new(()),
-            cache: SegmentCache::new(memory),
+            cache,
             frames: OnceLock::new(),
             gate: Gate::default(),
             machine: OnceLock::new(),
@@ -332,13 +333,19 @@ impl Vault {
         let key = super::object::key(found.pack.class, &found.pack.id);
         let len = usize::try_from(found.segment.stored_len).unwrap_or(usize::MAX);
         let segment = found.segment;
+        let buffers = self.cache.buffers();
         let open = |mut frame: Vec<u8>| {
-            let len = match segment.open(&sealer, &mut frame)? {
-                Cow::Owned(plain) => return Ok(Bytes::from(plain)),
+            let packed = segment.codec != PLAIN;
+            let room = if packed { usize::try_from(segment.plain_len).unwrap_or(0) } else { 0 };
+            let len = match segment.open(&sealer, &mut frame, buffers.take(room))? {
+                Cow::Owned(plain) => {
+                    buffers.give(frame);
+                    return Ok(buffers.lend(plain));
+                }
                 Cow::Borrowed(plain) => plain.len(),
             };
             frame.truncate(len);
-            Ok(Bytes::from(frame))
+            Ok(buffers.lend(frame))
         };
         let frames = self.frames.get().filter(|_| found.pack.class == Class::TreePack);
         if let Some(frames) = frames
@@ -350,7 +357,7 @@ impl Vault {
             }
         }
         self.read(|store| {
-            let frame = store.get_range(&key, segment.offset.into(), len)?;
+            let frame = store.get_range_into(&key, segment.offset.into(), len, buffers.take(len))?;
             // Opening a frame changes it.
             let sealed = frames.map(|_| frame.clone());
             let plain = open(frame).map_err(|e: Error| e.context(&key))?;

@@ -3,6 +3,7 @@
 //! A vault is complete by itself: with its objects and one key, everything can be read back.
 //! Nothing a vault says is trusted: every byte is authenticated, every number checked.
 
+mod buffers;
 mod cache;
 pub mod check;
 pub mod codec;
@@ -34,6 +35,7 @@ mod trees;
 pub mod unique;
 pub mod writer;
 
+pub use cache::SegmentCache;
 pub use check::{Problem, VerifyReport, verify, verify_with};
 pub use compress::Compression;
 pub use config::{VaultConfig, read_config};

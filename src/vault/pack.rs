@@ -225,16 +225,18 @@ pub fn read_record(store: &dyn ObjectStore, keys: &Keys, id: &Id, size: u64) -> 
     Ok(PackRecord { id: *id, salt: sealer.salt, class, size, segments })
 }
 
-/// Opens one frame: authenticates, then decompresses. What was not compressed is the beginning of `frame`.
+/// Opens one frame: authenticates, then decompresses. What was not compressed is the beginning of `frame`,
+/// the rest is put into `buffer`.
 pub fn open_frame<'a>(
     sealer: &Sealer,
     ordinal: u32,
     codec: u8,
     plain_len: u32,
     frame: &'a mut [u8],
+    buffer: Vec<u8>,
 ) -> Result<Cow<'a, [u8]>> {
     let plain = usize::try_from(plain_len).ok().filter(|len| *len <= SEGMENT_MAX);
     let plain = plain.ok_or_else(|| Error::damaged("a segment is too long"))?;
     let packed = sealer.open(Record { ordinal, codec, plain_len }, frame)?;
-    compress::decompress(codec, packed, plain)
+    compress::decompress_into(codec, packed, plain, buffer)
 }

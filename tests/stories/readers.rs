@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::common::{Daemon, differences, random_files, sh, wait_for};
+use crate::common::{Daemon, differences, du, heavy, random_files, sh, wait_for};
 use crate::needs_root;
 
 /// A reader that reads and reads.
@@ -131,5 +131,38 @@ fn ten_thousand_files_are_open_at_once() {
     daemon.work(&format!("DeleteBackup ta{{sv}} {id} 0"));
     assert!(!daemon.browse(id).exists());
     drop(open);
+    daemon.assert_well();
+}
+
+/// The most memory that a process ever had, in MB.
+fn peak(pid: Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn whoever_reads_everything_does_not_make_the_mount_grow() {
+    needs_root!("whoever_reads_everything_does_not_make_the_mount_grow");
+    let _heavy = heavy();
+    let mut daemon = Daemon::start();
+    // Text that does not repeat, in files of all lengths: segments of all lengths, and many entries.
+    sh(
+        &daemon.source(),
+        r#"perl -e 'srand 7; open my $random, "<:raw", "/dev/urandom";
+            for my $d (1 .. 20) { mkdir $d; for my $f (1 .. 400) {
+                read $random, my $bytes, int(rand($f % 50 ? 20_000 : 1_500_000));
+                open my $file, ">", "$d/$f"; print $file unpack("H*", $bytes) } }'"#,
+    );
+    daemon.add("tree", &daemon.source());
+    let id = daemon.back_up("tree")["id"].as_u64().unwrap();
+    let place = daemon.browse(id).join(daemon.source().strip_prefix("/").unwrap());
+    let read =
+        sh(&place, "find . -printf '%s\\n' | wc -l; tar -cf - . | wc -c; find . -type f | sort -R | xargs cat | wc -c");
+    let bytes = du(&daemon.source());
+    assert!(read.ends_with(&format!("\n{bytes}\n")), "{read}");
+    let peak = peak(daemon.browse_pid().unwrap());
+    println!("{bytes} bytes were read twice; the mount had {peak} MB at most");
+    assert!(peak <= 68, "{peak} MB");
     daemon.assert_well();
 }

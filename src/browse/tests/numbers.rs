@@ -10,7 +10,7 @@ use crate::browse::fail::{Answer, Fail};
 use crate::browse::ino::{Ino, MAX_NUMBER, ROOT};
 use crate::browse::source::TreeSource;
 use crate::browse::types::{BackupView, Policy};
-use crate::browse::view::View;
+use crate::browse::view::{MEMORY, View};
 use crate::browse::virtuals::Change;
 use crate::model::Id;
 use crate::vault::tree::{Entry, Metadata, Totals};
@@ -61,7 +61,7 @@ fn tree(memory: &Memory) -> (Id, Totals) {
 }
 
 fn view_of(memory: &Arc<Memory>, root: (Id, Totals)) -> View {
-    let view = View::new(1).unwrap();
+    let view = View::new(1, MEMORY).unwrap();
     let source = memory.clone() as Arc<dyn TreeSource>;
     view.add_from(&source, backup(7, root)).unwrap();
     view
@@ -187,7 +187,7 @@ fn branches_that_never_end_and_missing_nodes_are_damage() {
 fn backups_come_and_go_with_their_directories() {
     let memory = Arc::new(Memory::default());
     let source = memory.clone() as Arc<dyn TreeSource>;
-    let view = View::new(1).unwrap();
+    let view = View::new(1, MEMORY).unwrap();
     let root = tree(&memory);
     let changes = view.add_from(&source, backup(1, root)).unwrap();
     let named = |changes: &[Change], name: &str| changes.iter().any(|change| change.name == name.as_bytes());
@@ -230,7 +230,7 @@ fn backups_come_and_go_with_their_directories() {
 fn checkpoints_show_their_backups_by_resource() {
     let memory = Arc::new(Memory::default());
     let source = memory.clone() as Arc<dyn TreeSource>;
-    let view = View::new(1).unwrap();
+    let view = View::new(1, MEMORY).unwrap();
     let root = tree(&memory);
     let of = |id, project: &str, resource: &str| BackupView {
         checkpoint: Some(5),
@@ -271,7 +271,7 @@ fn checkpoints_show_their_backups_by_resource() {
 fn impossible_backups_are_refused() {
     let memory = Arc::new(Memory::default());
     let source = memory.clone() as Arc<dyn TreeSource>;
-    let view = View::new(1).unwrap();
+    let view = View::new(1, MEMORY).unwrap();
     let fine = backup(1, tree(&memory));
     let bad = [
         BackupView { project: "..".to_owned(), ..fine.clone() },
@@ -321,7 +321,7 @@ fn a_resource_that_goes_takes_no_other_with_it() {
     let memory = Arc::new(Memory::default());
     let source = memory.clone() as Arc<dyn TreeSource>;
     let root = tree(&memory);
-    let view = View::new(1).unwrap();
+    let view = View::new(1, MEMORY).unwrap();
     let named = |id, resource: &str| BackupView { resource: resource.to_owned(), ..backup(id, root) };
     view.add_from(&source, named(1, "a")).unwrap();
     // Both in one step, as the daemon tells after it was away.

@@ -12,7 +12,7 @@ use crate::browse::fail::{Answer, Fail};
 use crate::browse::ino::{Ino, ROOT};
 use crate::browse::source::TreeSource;
 use crate::browse::types::{BackupView, Policy};
-use crate::browse::view::View;
+use crate::browse::view::{MEMORY, View};
 use crate::model::Id;
 use crate::vault::tree::{Entry, Metadata, Owner, Totals};
 
@@ -165,7 +165,7 @@ proptest! {
     ) {
         let memory = Arc::new(Memory::default());
         let source = memory.clone() as Arc<dyn TreeSource>;
-        let view = View::new(1).unwrap();
+        let view = View::new(1, MEMORY).unwrap();
         let mut model = BTreeMap::new();
         let check = |model: &BTreeMap<u64, BTreeMap<String, Thing>>| {
             let top = walk(&view, "versions/default/web").unwrap();
@@ -192,7 +192,7 @@ proptest! {
 
 fn view_of(memory: &Arc<Memory>, backups: Vec<BackupView>) -> View {
     let source = memory.clone() as Arc<dyn TreeSource>;
-    let view = View::new(1).unwrap();
+    let view = View::new(1, MEMORY).unwrap();
     for backup in backups {
         view.add_from(&source, backup).unwrap();
     }
@@ -453,7 +453,7 @@ fn links_by_day_and_kind_lead_to_the_backups() {
 fn figures() {
     let memory = Arc::new(Memory::default());
     let source = memory.clone() as Arc<dyn TreeSource>;
-    let view = View::new(1).unwrap();
+    let view = View::new(1, MEMORY).unwrap();
     // 100 directories of 100 files; in each of 1,000 backups one file is another.
     let mut dirs: Vec<Vec<u32>> = vec![vec![0; 100]; 100];
     for id in 1..=1000u64 {

@@ -61,8 +61,8 @@ pub struct RunSegment {
 
 impl RunSegment {
     /// Opens the segment's frame, as [`pack::open_frame`] does.
-    pub fn open<'a>(&self, sealer: &Sealer, frame: &'a mut [u8]) -> Result<Cow<'a, [u8]>> {
-        pack::open_frame(sealer, self.ordinal, self.codec, self.plain_len, frame)
+    pub fn open<'a>(&self, sealer: &Sealer, frame: &'a mut [u8], buffer: Vec<u8>) -> Result<Cow<'a, [u8]>> {
+        pack::open_frame(sealer, self.ordinal, self.codec, self.plain_len, frame, buffer)
     }
 }
 

@@ -342,7 +342,14 @@ fn another_copy_is_read_where_the_vault_is_damaged_or_gone() {
     let master = unlock(&**vault.store(), &SECRET).unwrap();
     let open = |cache: &Path| {
         let others = vec![Place::Local(dir.path().join("mirror"))];
-        Vault::open_with(vault.store().clone(), others, Some(master.clone()), cache, 1 << 20).unwrap()
+        Vault::open_with(
+            vault.store().clone(),
+            others,
+            Some(master.clone()),
+            cache,
+            crate::vault::SegmentCache::new(1 << 20).into(),
+        )
+        .unwrap()
     };
     for object in vault.store().list("packs/").unwrap().iter().chain(&vault.store().list("index/").unwrap()) {
         let mut bytes = vault.store().get(&object.key, 1 << 30).unwrap();
