@@ -25,6 +25,7 @@ mod main_job;
 mod metadata;
 mod mirrors;
 mod model;
+mod ordinary;
 mod power;
 mod readers;
 mod rebuild;
