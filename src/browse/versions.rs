@@ -42,8 +42,8 @@ impl Past {
     /// What a name in it stands for. Waits for the vault.
     pub fn lookup(&self, view: &View, name: &[u8]) -> Answer<Option<Attr>> {
         let found = descend(view, &self.level, name)?;
-        if let Some(ino) = found.ino {
-            return Ok(found.attr(ino, self.attr.mtime));
+        if let Some(home) = found.home {
+            return Ok(found.attr(home.ino(), self.attr.mtime));
         }
         // It may be a version, whose name has as many marks as others have taken.
         let marks = name.iter().rev().take_while(|byte| **byte == MARK).count();
@@ -51,7 +51,7 @@ impl Past {
         let own = name.get(..bare).unwrap_or_default();
         let Some(version) = self.level.versions.iter().find(|version| version.name() == own) else { return Ok(None) };
         for end in bare..name.len() {
-            if descend(view, &self.level, name.get(..end).unwrap_or_default())?.ino.is_none() {
+            if descend(view, &self.level, name.get(..end).unwrap_or_default())?.home.is_none() {
                 return Ok(None);
             }
         }
@@ -64,7 +64,7 @@ impl Past {
         let (names, whole) = names(view, &self.level)?;
         for (name, found) in names {
             let access = of_name(found.file, found.access, found.newest.view.policy);
-            rows.insert(name, access.attr(found.ino, self.attr.mtime));
+            rows.insert(name, access.attr(found.home.ino(), self.attr.mtime));
         }
         for version in &self.level.versions {
             let mut name = version.name();
@@ -133,11 +133,32 @@ impl Access {
     }
 }
 
+/// Where a path has its inode from: of all backups that have it the one with the lowest rank. A backup that comes
+/// has a higher rank than the others that are as new as the anchor, so it changes no inode of what they have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Home {
+    rank: usize,
+    slot: u64,
+    number: u64,
+}
+
+impl Home {
+    fn ino(self) -> Ino {
+        Ino::new(self.slot, 0).versions(self.number)
+    }
+
+    /// That of what is `number` in `dir`, which has this one: directories that are equal are numbered alike.
+    fn of(self, dir: &Dir, number: u64) -> Self {
+        Self { number: self.number.saturating_add(number.saturating_sub(dir.number)), ..self }
+    }
+}
+
 /// One state of a directory, and the backups that have it.
 struct Strand {
     newest: Arc<Mounted>,
     oldest: Arc<Mounted>,
     dir: Dir,
+    home: Home,
 }
 
 /// One content of a file.
@@ -150,8 +171,8 @@ struct Version {
 
 /// What lies at a path, from new to old.
 struct Level {
-    /// Its inode: by the newest backup that has anything there.
-    ino: Option<Ino>,
+    /// Where its inode is from, if there is anything.
+    home: Option<Home>,
     strands: Vec<Strand>,
     versions: Vec<Version>,
     access: Access,
@@ -195,6 +216,10 @@ impl Strands {
             hash_map::Entry::Occupied(slot) => {
                 if let Some(known) = self.all.get_mut(*slot.get()) {
                     known.oldest = older(&known.oldest, &strand.oldest);
+                    // What is read by the newest must be found by this too, also when other vaults are away.
+                    if known.newest.view.vault == strand.newest.view.vault {
+                        known.home = known.home.min(strand.home);
+                    }
                 }
             }
             hash_map::Entry::Vacant(slot) => {
@@ -205,10 +230,13 @@ impl Strands {
     }
 }
 
-/// The roots of these backups.
-fn top(view: &View, backups: &[Arc<Mounted>]) -> Level {
+/// The roots of these backups, of which the one in the slot `anchor` has the lowest rank, then those that are newer,
+/// the oldest of them first, then the others.
+fn top(view: &View, backups: &[Arc<Mounted>], anchor: u64) -> Level {
+    let anchor = backups.iter().position(|backup| backup.slot == anchor).unwrap_or(0);
     let (mut strands, mut access, mut whole) = (Strands::default(), Access::Unknown, true);
-    for backup in backups {
+    for (at, backup) in backups.iter().enumerate() {
+        let home = Home { rank: anchor.checked_sub(at).unwrap_or(at), slot: backup.slot, number: 0 };
         if backup.view.policy == Policy::Strict {
             let root = view.insist(|| {
                 backup.tree.root_entry(|root| match root {
@@ -224,17 +252,17 @@ fn top(view: &View, backups: &[Arc<Mounted>]) -> Level {
         } else {
             access.and_door(backup.view.policy);
         }
-        strands.add(Strand { newest: backup.clone(), oldest: backup.clone(), dir: backup.tree.root() });
+        strands.add(Strand { newest: backup.clone(), oldest: backup.clone(), dir: backup.tree.root(), home });
     }
-    let ino = backups.first().map(|newest| Ino::new(newest.slot, 0).versions(0));
-    Level { ino, strands: strands.all, versions: Vec::new(), access, whole }
+    let home = strands.all.iter().map(|strand| strand.home).min();
+    Level { home, strands: strands.all, versions: Vec::new(), access, whole }
 }
 
 /// What is called `name` in these directories.
 fn descend(view: &View, level: &Level, name: &[u8]) -> Answer<Level> {
     let (mut strands, mut access) = (Strands::default(), Access::Unknown);
     let mut versions: Vec<Version> = Vec::new();
-    let mut ino = None;
+    let mut home: Option<Home> = None;
     let mut troubles = Troubles::default();
     for strand in &level.strands {
         // Everything that it takes from this backup, or nothing.
@@ -252,12 +280,13 @@ fn descend(view: &View, level: &Level, name: &[u8]) -> Answer<Level> {
         };
         let Some((spot, attr)) = troubles.pass(strand, look())?.flatten() else { continue };
         let entry = spot.entry()?;
-        ino = ino.or(Some(Ino::new(strand.newest.slot, 0).versions(spot.number)));
+        let own = strand.home.of(&strand.dir, spot.number);
+        home = Some(home.map_or(own, |other| other.min(own)));
         let (newest, oldest) = (strand.newest.clone(), strand.oldest.clone());
         match (&entry.kind, attr) {
             (Kind::Directory { origin, .. }, _) => {
                 access.and_entry(&strand.newest, strand.dir.dumps || *origin == Origin::Dumps, entry);
-                strands.add(Strand { newest, oldest, dir: spot.dir()? });
+                strands.add(Strand { newest, oldest, dir: spot.dir()?, home: own });
             }
             (kind, Some(attr)) => match versions.iter_mut().find(|version| version.kind == *kind) {
                 Some(known) => known.oldest = older(&known.oldest, &oldest),
@@ -267,7 +296,7 @@ fn descend(view: &View, level: &Level, name: &[u8]) -> Answer<Level> {
         }
     }
     let whole = level.whole && troubles.end(strands.all.is_empty() && versions.is_empty())?;
-    Ok(Level { ino, strands: strands.all, versions, access, whole })
+    Ok(Level { home, strands: strands.all, versions, access, whole })
 }
 
 /// Backups that could not be read: the others are shown, if there are any.
@@ -300,7 +329,7 @@ impl Troubles {
 
 /// A name in a directory of versions that is one itself.
 struct Name {
-    ino: Ino,
+    home: Home,
     newest: Arc<Mounted>,
     access: Access,
     /// Whether it is a file in some backup: then its times may be listed by whoever sees the file.
@@ -311,13 +340,16 @@ struct Name {
 fn names(view: &View, level: &Level) -> Answer<(BTreeMap<Vec<u8>, Name>, bool)> {
     let mut names: BTreeMap<Vec<u8>, Name> = BTreeMap::new();
     let mut troubles = Troubles::default();
-    for Strand { newest, dir, .. } in &level.strands {
+    for strand in &level.strands {
+        let Strand { newest, dir, .. } = strand;
         let mut add = |number: u64, entry: &Entry| {
+            let home = strand.home.of(dir, number);
             if !names.contains_key(&entry.name) {
-                let (ino, newest) = (Ino::new(newest.slot, 0).versions(number), newest.clone());
-                names.insert(entry.name.clone(), Name { ino, newest, access: Access::Unknown, file: false });
+                let name = Name { home, newest: newest.clone(), access: Access::Unknown, file: false };
+                names.insert(entry.name.clone(), name);
             }
             let Some(name) = names.get_mut(&entry.name) else { return };
+            name.home = name.home.min(home);
             match entry.kind {
                 Kind::Directory { origin, .. } => {
                     name.access.and_entry(newest, dir.dumps || origin == Origin::Dumps, entry);
@@ -335,8 +367,7 @@ fn names(view: &View, level: &Level) -> Answer<(BTreeMap<Vec<u8>, Name>, bool)> 
                     Ok(true)
                 })
             });
-            let strand = Strand { newest: newest.clone(), oldest: newest.clone(), dir: *dir };
-            if troubles.pass(&strand, listed)?.is_none() || after == before {
+            if troubles.pass(strand, listed)?.is_none() || after == before {
                 break;
             }
         }
@@ -360,19 +391,21 @@ fn of_name(file: bool, mut access: Access, policy: Policy) -> Access {
 
 /// What the backups of a resource, from new to old, have at the path of an inode's entry in `mounted`.
 /// The resource is seen in the directory `above`; its backups last changed at `changed`, which is the
-/// time of all directories here, so that the kernel lists them anew. `known` gives what was found out
+/// time of all directories here, so that the kernel lists them anew. Inodes are of the backup in the slot `anchor`
+/// as far as that has what they stand for. `known` gives what was found out
 /// about other directories. Waits for the vault.
 pub fn past(
     view: &View,
     ino: Ino,
     mounted: &Mounted,
     backups: &[Arc<Mounted>],
+    anchor: u64,
     (above, changed): (Ino, Time),
     known: impl Fn(Ino) -> Option<Arc<Past>>,
 ) -> Answer<Past> {
     let number = ino.number();
     let (level, parent) = if number == 0 {
-        (top(view, backups), above)
+        (top(view, backups, anchor), above)
     } else {
         let place = view.insist(|| mounted.tree.place(number))?;
         if place.dirs.len() > PATH_MAX / 2 {
@@ -381,13 +414,13 @@ pub fn past(
         let name_of = |number| view.insist(|| Ok(mounted.tree.place(number)?.spot.entry()?.name.clone()));
         // Mostly whoever comes here was in the directory above a moment ago.
         if let Some(past) = place.dirs.last().and_then(|dir| known(ino.versions(dir.number))) {
-            (descend(view, &past.level, &name_of(number)?)?, past.level.ino.unwrap_or(above))
+            (descend(view, &past.level, &name_of(number)?)?, past.level.home.map_or(above, Home::ino))
         } else {
-            let mut level = top(view, backups);
+            let mut level = top(view, backups, anchor);
             for dir in place.dirs.iter().skip(1) {
                 level = descend(view, &level, &name_of(dir.number)?)?;
             }
-            (descend(view, &level, &name_of(number)?)?, level.ino.unwrap_or(above))
+            (descend(view, &level, &name_of(number)?)?, level.home.map_or(above, Home::ino))
         }
     };
     // The kernel must not keep what is not all.

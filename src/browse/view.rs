@@ -157,7 +157,7 @@ impl View {
 
     /// What all backups of a resource have at a path. Waits for the vault.
     pub fn past(&self, ino: Ino) -> Answer<Arc<Past>> {
-        let (generation, mounted, (backups, changed), above) = {
+        let (generation, mounted, (backups, changed, anchor), above) = {
             let world = self.world();
             let mounted = world.mounted(ino.slot()).cloned().ok_or(Errno::ESTALE)?;
             let siblings = world.siblings(&mounted);
@@ -165,7 +165,7 @@ impl View {
         };
         self.pasts.past((generation, ino), || {
             let known = |dir| self.pasts.known((generation, dir));
-            versions::past(self, ino, &mounted, &backups, (above, changed), known)
+            versions::past(self, ino, &mounted, &backups, anchor, (above, changed), known)
         })
     }
 

@@ -61,6 +61,9 @@ struct Shelf {
     backups: BTreeMap<(Timestamp, u64), (Policy, bool)>,
     /// Where its versions are seen.
     versions: Option<(Ino, Vec<u8>)>,
+    /// The slot of the backup whose inodes directories of versions have, for as long as there is that one, so
+    /// that who is in one of them stays there when others come.
+    anchor: u64,
     /// The link to it among those of another machine.
     machine: Option<(Ino, Vec<u8>)>,
     /// When a backup last came or went.
@@ -162,12 +165,12 @@ impl World {
         Some(shelf.generation)
     }
 
-    /// The backups of the resource that `of` is a backup of, from new to old, and when one last came
-    /// or went.
-    pub fn siblings(&self, of: &Mounted) -> (Vec<Arc<Mounted>>, Time) {
-        let Some(shelf) = self.shelves.get(&of.home) else { return (Vec::new(), of.created) };
+    /// The backups of the resource that `of` is a backup of, from new to old, when one last came or went, and
+    /// the slot of the one whose inodes directories of versions have.
+    pub fn siblings(&self, of: &Mounted) -> (Vec<Arc<Mounted>>, Time, u64) {
+        let Some(shelf) = self.shelves.get(&of.home) else { return (Vec::new(), of.created, of.slot) };
         let ids = shelf.backups.keys().rev();
-        (ids.filter_map(|(_, id)| self.by_id(*id).cloned()).collect(), shelf.changed)
+        (ids.filter_map(|(_, id)| self.by_id(*id).cloned()).collect(), shelf.changed, shelf.anchor)
     }
 
     /// How deep a backup's root directory lies, and where the versions of its files are seen.
@@ -320,16 +323,19 @@ impl World {
             let home = *home;
             if let Some(shelf) = self.shelves.get_mut(&home) {
                 shelf.generation = self.generation;
+                let stays = self.mounted.get(&shelf.anchor).is_some_and(|mounted| mounted.home == home);
+                let newest = shelf.backups.keys().next_back().and_then(|(_, id)| self.slots.get(id));
+                if let (false, Some(newest)) = (stays, newest) {
+                    shelf.anchor = *newest;
+                }
             }
             let Some(shelf) = self.shelves.get(&home) else { continue };
             let latest = shelf.backups.iter().rev().find(|(_, (_, partial))| !partial);
             let latest = latest.and_then(|((_, id), _)| self.by_id(*id)).map(|m| m.view.dir_name());
             self.virtuals.set_door(home, shelf.door());
             self.virtuals.set_symlink(home, b"latest", latest.as_ref().map(String::as_bytes));
-            if let (Some((dir, name)), Some((_, id))) = (&shelf.versions, shelf.backups.keys().next_back())
-                && let Some(newest) = self.slots.get(id)
-            {
-                self.virtuals.set_link(*dir, name, Ino::new(newest + VERSIONS, 0));
+            if let Some((dir, name)) = shelf.versions.as_ref().filter(|_| !shelf.backups.is_empty()) {
+                self.virtuals.set_link(*dir, name, Ino::new(shelf.anchor + VERSIONS, 0));
             }
         }
         // Only then: what was put beside would go with its directory.

@@ -1,5 +1,8 @@
 //! "All that this file ever was, as files": the views over all backups, through the real mount.
 
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+
 use crate::common::{Daemon, differences, number, sh, sh_fails, wait_for};
 use crate::needs_root;
 
@@ -16,13 +19,21 @@ fn every_version_of_a_file_is_a_file() {
         "mkdir d; echo one > d/f; echo keep > d/keep; echo old > d/gone; truncate -s 1M d/holes; echo x >> d/holes",
     );
     let first = daemon.back_up("tree");
+    let top = daemon.path("browse/versions/default/tree");
+    let below = top.join(source.strip_prefix("/").unwrap()).join("d");
+    let inside = [&top, &below, &below.join("f")].map(|dir| (std::fs::File::open(dir).unwrap(), dir.clone()));
     sh(&source, "echo two > d/f; rm d/gone; chmod 600 d/keep; cp -a . ../second");
     daemon.back_up("tree");
     sh(&source, "echo one > d/f; rm d/keep; mkdir d/keep; echo inside > d/keep/now");
     daemon.back_up("tree");
-    let top = daemon.path("browse/versions/default/tree");
-    let below = top.join(source.strip_prefix("/").unwrap()).join("d");
     assert_eq!(sh(&below, "ls"), "f\ngone\nholes\nkeep\n");
+    // Who was in one of its directories before is still there.
+    assert_eq!(sh(&below.join("f"), "ls | wc -l"), "2\n");
+    for (held, dir) in &inside {
+        assert_eq!(held.metadata().unwrap().ino(), std::fs::metadata(dir).unwrap().ino(), "{}", dir.display());
+        let way = std::fs::read_link(format!("/proc/self/fd/{}", held.as_raw_fd())).unwrap();
+        assert_eq!(way, dir.canonicalize().unwrap());
+    }
     // Each content once, by the first that has it, the newest metadata.
     assert_eq!(
         sh(&below, "ls f | wc -l; cat f/*-1 f/*-2; cat gone/*; cat holes/* | tail -c 2"),
@@ -65,6 +76,34 @@ fn every_version_of_a_file_is_a_file() {
     );
     let log = daemon.log();
     assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn a_listing_of_versions_goes_on_as_it_was_begun() {
+    needs_root!("a_listing_of_versions_goes_on_as_it_was_begun");
+    let mut daemon = Daemon::start();
+    let source = daemon.source();
+    sh(&source, "mkdir d; cd d; for i in $(seq 1000 3000); do echo $i > m-a-name-to-fill-the-reply-$i; done");
+    sh(&source, "cd d; for i in $(seq 1000 1600); do echo $i > a-name-that-goes-away-$i; done");
+    daemon.add("tree", &source);
+    daemon.back_up("tree");
+    sh(&source, "rm d/a-*");
+    daemon.back_up("tree");
+    let below = daemon.path("browse/versions/default/tree").join(source.strip_prefix("/").unwrap()).join("d");
+    let mut begun = std::fs::read_dir(&below).unwrap();
+    let mut names: Vec<_> = begun.by_ref().take(3).map(|entry| entry.unwrap().file_name()).collect();
+    // What was at the front of it goes, and more comes there; others list that whole.
+    sh(&source, "cd d; echo new > 0-name-that-comes");
+    daemon.back_up("tree");
+    daemon.work("DeleteBackup ta{sv} 1 0");
+    assert_eq!(sh(&below, "ls | wc -l; ls | sed -n 1p"), "2002\n0-name-that-comes\n");
+    names.extend(begun.map(|entry| entry.unwrap().file_name()));
+    let mut stays: Vec<_> = names.iter().filter(|name| name.to_string_lossy().starts_with("m-")).collect();
+    stays.sort();
+    stays.dedup();
+    let given = names.iter().filter(|name| name.to_string_lossy().starts_with("m-")).count();
+    assert_eq!((given, stays.len(), names.len()), (2001, 2001, 2602));
+    daemon.assert_well();
 }
 
 #[test]

@@ -321,7 +321,7 @@ fn a_listing_that_was_begun_goes_on_as_backups_come_and_go() {
     let memory = Arc::new(Memory::default());
     let source = memory.clone() as Arc<dyn TreeSource>;
     let stays = ["b", "d", "f", "h", "j", "l"];
-    let view = view_of(&memory, vec![backup(1, home(&memory, &["a", "c", "e"])), backup(2, home(&memory, &stays))]);
+    let view = view_of(&memory, vec![backup(2, home(&memory, &stays)), backup(1, home(&memory, &["a", "c", "e"]))]);
     let at = walk(&view, "versions/default/web/home").unwrap();
     let mut turn = 0;
     let all = list_while(&view, at, || {
@@ -361,6 +361,43 @@ fn a_listing_that_was_begun_goes_on_as_backups_come_and_go() {
     assert_eq!(two(&view, at, cookie).unwrap().0[0].0, "b");
     forget();
     assert!(matches!(two(&view, at, cookie), Err(Fail::Errno(Errno::ESTALE))));
+}
+
+#[test]
+fn a_directory_of_versions_stays_the_same_while_backups_come_and_go() {
+    let memory = Arc::new(Memory::default());
+    let source = memory.clone() as Arc<dyn TreeSource>;
+    let path = "versions/default/web/home/sub";
+    let inner = |names: &[&str]| memory.leaf(names.iter().map(|name| holding(&memory, name, name)).collect());
+    // With as many names before it, so that its number is another in each.
+    let root = |before: usize, sub: Option<(Id, Totals)>| {
+        let mut entries: Vec<Entry> = (0..before).map(|n| holding(&memory, &format!("a{n}"), "x")).collect();
+        entries.extend(sub.map(|sub| dir("sub", sub)));
+        memory.leaf(vec![dir("home", memory.leaf(entries))])
+    };
+    let (one, two) = (inner(&["f"]), inner(&["f", "g"]));
+    let view = view_of(&memory, vec![backup(5, root(3, Some(one))), backup(4, root(0, Some(one)))]);
+    let at = walk(&view, path).unwrap();
+    let names = || list(&view, at).into_iter().skip(2).map(|(name, _)| name).collect::<Vec<_>>();
+    for (id, root) in [(6, root(9, Some(one))), (7, root(2, None)), (8, root(5, Some(two))), (3, root(1, Some(two)))] {
+        view.add_from(&source, backup(id, root)).unwrap();
+        assert_eq!(walk(&view, path).unwrap(), at, "with {id}");
+        assert_eq!(list(&view, walk(&view, "versions/default/web/home").unwrap()).last().unwrap().1.ino, at);
+    }
+    assert_eq!(names(), ["f", "g"]);
+    // What another has first stays as well.
+    let later = walk(&view, "versions/default/web/home/sub/g").unwrap();
+    view.add_from(&source, backup(9, root(7, Some(two)))).unwrap();
+    assert_eq!(walk(&view, "versions/default/web/home/sub/g").unwrap(), later);
+    for gone in [6, 4, 9, 3] {
+        view.remove(gone);
+        assert_eq!(walk(&view, path).unwrap(), at, "without {gone}");
+    }
+    // What it is from goes: it is another.
+    view.remove(5);
+    assert_ne!(walk(&view, path).unwrap(), at);
+    assert!(matches!(view.past(at), Err(Fail::Errno(Errno::ESTALE))));
+    assert_eq!(list(&view, walk(&view, path).unwrap()).len(), 4);
 }
 
 #[test]
