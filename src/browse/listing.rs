@@ -165,6 +165,11 @@ impl Listing {
         }
     }
 
+    /// Whether the directory let in whom `today` it does.
+    pub fn lets_in_as(&self, today: &Attr) -> bool {
+        (self.attr.mode, self.attr.uid, self.attr.gid) == (today.mode, today.uid, today.gid)
+    }
+
     fn weight(&self) -> usize {
         let rows = self.rows.iter().map(|(name, _)| name.len() + size_of::<(Vec<u8>, Attr)>() + 16);
         rows.sum::<usize>() + 256

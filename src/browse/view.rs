@@ -188,7 +188,19 @@ impl View {
     /// begun. Waits for the vault.
     pub fn listing(&self, ino: Ino, cookie: u64) -> Answer<Arc<Listing>> {
         let generation = self.world().generation(ino.slot());
-        self.pasts.listing((generation, ino), cookie, || self.past(ino)?.listing(self))
+        let listing = self.pasts.listing((generation, ino), cookie, || {
+            let listing = self.past(ino)?.listing(self)?;
+            // What is made again must be what it was.
+            if cookie != 0 && self.world().generation(ino.slot()) != generation {
+                return Err(Fail::Errno(Errno::ESTALE));
+            }
+            Ok(listing)
+        })?;
+        // Whoever may open the directory today was perhaps kept from what was in it.
+        if cookie != 0 && !listing.lets_in_as(&self.past(ino)?.attr) {
+            return Err(Fail::Errno(Errno::ESTALE));
+        }
+        Ok(listing)
     }
 
     /// The target of a symbolic link.

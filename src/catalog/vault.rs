@@ -84,6 +84,9 @@ pub struct Round {
     pub began: Timestamp,
     /// The ids before this, by their first eight bytes, were read.
     pub to: u64,
+    /// Whether anything was damaged.
+    #[serde(default)]
+    pub bad: bool,
 }
 
 /// How far a mirror is.

@@ -27,9 +27,11 @@ pub(super) fn prune_soon(w: &Writer, vault: u64, now: Timestamp) -> Result<()> {
 /// The next share of the vault to be read, and when; nothing where it is not to be read by itself.
 fn verify_due(row: &VaultRow, now: Timestamp) -> Option<(Timestamp, Share)> {
     let days = row.verify_within?;
-    let round = row.round.unwrap_or(Round::new(row.last_read.unwrap_or(row.created_at)));
+    // A clock that was set back leaves nothing waiting for what is far ahead now.
+    let round = row.round.unwrap_or(Round::new(row.last_read.unwrap_or(row.created_at))).sane(days, now);
     let due = round.due(days);
-    let again = row.verify_tried.and_then(|tried| tried.checked_add(Round::pause(days)).ok());
+    let again =
+        row.verify_tried.filter(|tried| *tried <= now).and_then(|tried| tried.checked_add(Round::pause(days)).ok());
     Some((again.map_or(due, |again| due.max(again)), round.share(days, now)))
 }
 
@@ -70,7 +72,8 @@ impl Service {
                 let task = Task::Verify { read_data: true, repair: false, share: Some(share) };
                 self.keep_house(&row, task, |v| {
                     v.verify_tried = Some(now);
-                    v.round.get_or_insert(Round::new(v.last_read.unwrap_or(v.created_at)));
+                    let round = v.round.unwrap_or(Round::new(v.last_read.unwrap_or(v.created_at)));
+                    v.round = Some(round.sane(v.verify_within.unwrap_or_default(), now));
                 })?;
                 // Its end wakes the clock; if it comes to nothing, it is tried again.
                 check = now.checked_add(Round::pause(row.verify_within.unwrap_or_default())).ok();
@@ -89,7 +92,9 @@ impl Service {
             note(&mut row);
             w.put(&row)?;
             let open = super::resources::open_jobs(w)?;
-            if open.iter().any(|j| j.vault == Some(row.id) && j.backup.is_none() && j.task.kind() == task.kind()) {
+            let reads = |task: &Task| matches!(task, Task::Verify { read_data: true, .. });
+            let alike = |other: &Task| *other == task || (reads(other) && reads(&task));
+            if open.iter().any(|j| j.vault == Some(row.id) && j.backup.is_none() && alike(&j.task)) {
                 return Ok(());
             }
             tracing::info!("vault {:?}: {} is due", row.name, task.kind());

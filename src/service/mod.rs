@@ -83,7 +83,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
@@ -224,11 +224,13 @@ impl Service {
 
     /// Stops: running work is asked to stop and waited for until the deadline. The mount goes on.
     pub fn stop(&self, deadline: Duration) {
+        let until = Instant::now() + deadline;
         self.ticker.stop();
-        self.sizes.stop();
+        self.sizes.cancel();
         if !self.jobs.stop(deadline) {
             tracing::warn!("not all jobs stopped in time; the next start ends them");
         }
+        self.sizes.settle(until);
     }
 
     /// Unmounts the backups and ends the browse process.

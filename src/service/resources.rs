@@ -150,6 +150,12 @@ impl Settings {
         if row.unit_action == "freeze" {
             row.units.iter().try_for_each(|unit| freezer::check_name(unit)).map_err(|e| e.context("units"))?;
         }
+        if row.kind == "volume" && row.browse != "root" {
+            return Err(Error::invalid(format!(
+                "browse is {:?}, but a volume holds the files of many, whoever owns its image: it is root's alone; use root",
+                row.browse
+            )));
+        }
         databases::check_with_paths(row)
     }
 }

@@ -1,68 +1,92 @@
-//! What each backup alone takes: measured when nothing else is done, for whole vaults at a time.
+//! What each backup alone takes: measured for whole vaults at a time, while nothing is done in them.
 //!
 //! It is derived from the vault and known only of the state of its backups that was measured; the next backup
-//! or deletion makes it unknown. A measurement reads all trees, so it is given a hundredth of the time.
+//! or deletion makes it unknown, and ends a measurement that runs. One reads all trees, so they get a hundredth of
+//! the time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::open::OpenVault;
 use super::{Service, locked, resources};
 use crate::catalog::{Backup, Tables, Task, VaultRow, Writer, backup};
-use crate::model::{Id, Progress, Result};
+use crate::model::{ErrorKind, Id, Progress, Result};
 use crate::vault::unique_sizes;
 
 /// A vault is left alone for so long first: backups come one after another, and commands that bring their own
 /// daemon are over soon.
 const QUIET: SignedDuration = SignedDuration::from_secs(10);
 
+/// How often it is looked whether a measurement that was cancelled has ended.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// A measurement may take one part in so many of the time.
 const SHARE: i32 = 100;
 
+/// What failed is not tried again for so long, however fast that was.
+const FAILED: SignedDuration = SignedDuration::from_mins(10);
+
+/// The same where it is too much for the memory that a measurement may take.
+const TOO_MUCH: SignedDuration = SignedDuration::from_hours(24);
+
 /// What is being measured, and when there may be something next.
 #[derive(Debug, Default)]
-pub(super) struct Sizes {
-    stop: Arc<Progress>,
-    state: Mutex<Measured>,
-}
+pub(super) struct Sizes(Mutex<Measured>);
 
 #[derive(Debug, Default)]
 struct Measured {
-    thread: Option<JoinHandle<()>>,
+    running: Option<Running>,
+    stopped: bool,
     /// Since when a vault's backups are what they are, and from when on it may be measured.
     waiting: BTreeMap<u64, Waiting>,
 }
 
+#[derive(Debug)]
+struct Running {
+    vault: u64,
+    progress: Arc<Progress>,
+    thread: JoinHandle<()>,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Waiting {
-    stamp: [u64; 2],
+    stamp: Stamp,
     from: Timestamp,
     /// Not before, since the last one took as long as it did.
     rest: Timestamp,
 }
 
 impl Sizes {
-    /// Ends what runs and waits for it.
-    pub fn stop(&self) {
-        self.stop.cancel();
-        self.settle();
+    /// Has what runs end soon; nothing begins any more.
+    pub fn cancel(&self) {
+        let mut state = locked(&self.0);
+        state.stopped = true;
+        if let Some(running) = &state.running {
+            running.progress.cancel();
+        }
     }
 
-    /// Waits for what runs.
-    pub fn settle(&self) {
-        let thread = locked(&self.state).thread.take();
-        if let Some(thread) = thread {
-            let _ = thread.join();
+    /// Waits for what runs, until a time at the latest: a store that hangs is left to itself, since nothing is
+    /// written down once it was cancelled.
+    pub fn settle(&self, until: Instant) {
+        let Some(running) = locked(&self.0).running.take() else { return };
+        while !running.thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(PAUSE);
+        }
+        if running.thread.is_finished() {
+            let _ = running.thread.join();
         }
     }
 }
 
 /// The state of a vault's backups, for comparing.
-fn stamp(t: &impl Tables, vault: u64) -> Result<[u64; 2]> {
+type Stamp = [u64; 2];
+
+fn stamp(t: &impl Tables, vault: u64) -> Result<Stamp> {
     Ok([t.changes(backup::GOOD_BY_VAULT, vault)?, t.changes(backup::PARTIAL, vault)?])
 }
 
@@ -71,27 +95,35 @@ pub(super) fn hold(t: &impl Tables, vault: &VaultRow) -> Result<bool> {
     Ok(vault.measured.is_some_and(|measured| stamp(t, vault.id).is_ok_and(|now| now == measured)))
 }
 
-/// Whether jobs are waited for that write to the vault or delete from it.
+/// Whether something is written to the vault or deleted from it, or has yet to be.
 fn busy(t: &impl Tables, vault: u64) -> Result<bool> {
     let jobs = resources::open_jobs(t)?;
-    Ok(jobs.iter().any(|job| job.vault == Some(vault) && !matches!(job.task, Task::Sync { .. })))
+    if jobs.iter().any(|job| job.vault == Some(vault) && !matches!(job.task, Task::Sync { .. })) {
+        return Ok(true);
+    }
+    // What is half deleted, or perhaps there, is in no index that the stamp counts.
+    let leaving = t.rows_at::<Backup>(backup::DELETING, 1)?;
+    Ok(leaving.iter().any(|row| row.vault == vault) || !t.indexed(backup::UNSURE, vault)?.is_empty())
 }
 
-fn save(w: &Writer, vault: u64, measured: [u64; 2], sizes: &HashMap<Id, u64>) -> Result<()> {
+fn save(w: &Writer, vault: u64, measured: Stamp, sizes: &HashMap<Id, u64>) -> Result<()> {
     // What was measured is of no use once it is another state.
-    let Some(row) = w.get::<VaultRow>(vault)?.filter(|v| !v.removing) else { return Ok(()) };
-    if stamp(w, vault)? != measured {
+    let Some(vault) = w.get::<VaultRow>(vault)?.filter(|v| !v.removing) else { return Ok(()) };
+    if stamp(w, vault.id)? != measured || busy(w, vault.id)? {
         return Ok(());
     }
-    for index in [backup::GOOD_BY_VAULT, backup::PARTIAL] {
-        for row in w.rows_at::<Backup>(index, vault)? {
-            let unique = row.manifest.and_then(|id| sizes.get(&id)).copied();
-            if row.unique != unique {
-                w.put(&Backup { unique, ..row })?;
-            }
+    let mut rows = w.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault.id)?;
+    rows.extend(w.rows_at::<Backup>(backup::PARTIAL, vault.id)?);
+    let ours: HashSet<Id> = rows.iter().filter_map(|row| row.manifest).collect();
+    // Whoever else writes into the vault does so unseen: what is nobody else's now may be at any time.
+    let alone = sizes.keys().all(|id| ours.contains(id));
+    for row in rows {
+        let unique = row.manifest.filter(|_| alone).and_then(|id| sizes.get(&id)).copied();
+        if row.unique != unique {
+            w.put(&Backup { unique, ..row })?;
         }
     }
-    w.put(&VaultRow { measured: Some(measured), ..row })
+    w.put(&VaultRow { measured: Some(measured), ..vault })
 }
 
 impl Service {
@@ -107,58 +139,72 @@ impl Service {
             }
             Ok(rows)
         })?;
-        let mut state = locked(&self.sizes.state);
+        let mut state = locked(&self.sizes.0);
         let there: HashSet<u64> = rows.iter().map(|(id, ..)| *id).collect();
         state.waiting.retain(|id, waiting| there.contains(id) || waiting.rest > now);
-        let running = state.thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        if state.running.as_ref().is_some_and(|running| running.thread.is_finished()) {
+            state.running = None;
+        }
         for (id, stamp, busy) in rows {
             let quiet = now.saturating_add(QUIET).unwrap_or(now);
-            let fresh = Waiting { stamp, from: quiet, rest: now };
-            let waiting = state.waiting.entry(id).or_insert(fresh);
+            let waiting = state.waiting.entry(id).or_insert(Waiting { stamp, from: quiet, rest: now });
             if waiting.stamp != stamp || busy {
                 (waiting.stamp, waiting.from) = (stamp, quiet);
             }
-            if waiting.from.max(waiting.rest) <= now
-                && !running
-                && let Some(open) = self.vaults.opened(id)
-            {
-                self.measure(&mut state, id, stamp, open);
-                break;
+            // A clock that was set back does not leave it waiting.
+            waiting.from = waiting.from.min(quiet);
+            let due = waiting.from.max(waiting.rest) <= now;
+            match &state.running {
+                Some(running) if running.vault == id && busy => running.progress.cancel(),
+                None if due && !state.stopped => {
+                    if let Some(open) = self.vaults.opened(id) {
+                        state.running = self.measure(id, stamp, open);
+                    }
+                }
+                _ => {}
             }
         }
         // Nobody waits for it: when everything is looked after the next time is soon enough.
         Ok(None)
     }
 
-    fn measure(&self, state: &mut Measured, vault: u64, stamp: [u64; 2], open: Arc<OpenVault>) {
-        let Some(me) = self.me.upgrade() else { return };
+    fn measure(&self, vault: u64, stamp: Stamp, open: Arc<OpenVault>) -> Option<Running> {
+        let me = self.me.upgrade()?;
+        let progress = Arc::new(Progress::default());
+        let cancelled = Arc::clone(&progress);
         let spawned = std::thread::Builder::new().name("sizes".into()).spawn(move || {
             let began = Instant::now();
-            let measured = unique_sizes(&open.vault, &me.sizes.stop);
+            let measured = unique_sizes(&open.vault, &cancelled);
             drop(open);
-            if me.sizes.stop.is_cancelled() {
-                return;
-            }
-            let saved = measured.and_then(|found| me.catalog.write(|w| save(w, vault, stamp, &found.sizes)));
-            if let Err(e) = &saved {
-                tracing::debug!(vault, "what each backup alone takes is not known yet: {e}");
-            }
-            let took = SignedDuration::try_from(began.elapsed()).unwrap_or(QUIET);
-            // What failed is not tried at once again, however fast that was.
-            let rest = if saved.is_ok() {
-                took.saturating_mul(SHARE)
-            } else {
-                took.saturating_mul(SHARE).max(SignedDuration::from_mins(10))
+            let took = SignedDuration::try_from(began.elapsed()).unwrap_or(QUIET).saturating_mul(SHARE);
+            let rest = match &measured {
+                Ok(_) => took,
+                Err(e) if e.kind == ErrorKind::Cancelled => took,
+                Err(e) if e.kind == ErrorKind::LimitReached => took.max(TOO_MUCH),
+                Err(_) => took.max(FAILED),
             };
             let rest = me.now().saturating_add(rest).unwrap_or(Timestamp::MAX);
-            if let Some(waiting) = locked(&me.sizes.state).waiting.get_mut(&vault) {
-                waiting.rest = rest;
+            {
+                let mut state = locked(&me.sizes.0);
+                if state.stopped {
+                    return;
+                }
+                state.waiting.entry(vault).or_insert(Waiting { stamp, from: rest, rest }).rest = rest;
             }
-            me.ticker.wake();
+            let saved = measured.and_then(|found| me.catalog.write(|w| save(w, vault, stamp, &found.sizes)));
+            match saved {
+                Err(e) if e.kind != ErrorKind::Cancelled => {
+                    tracing::info!(vault, "what each backup alone takes is not known yet: {e}");
+                }
+                _ => {}
+            }
         });
         match spawned {
-            Ok(thread) => state.thread = Some(thread),
-            Err(e) => tracing::warn!("cannot start the thread that measures backups: {e}"),
+            Ok(thread) => Some(Running { vault, progress, thread }),
+            Err(e) => {
+                tracing::warn!("cannot start the thread that measures backups: {e}");
+                None
+            }
         }
     }
 }

@@ -33,8 +33,9 @@ impl Buffers {
             return Vec::new();
         }
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that is far too large would be wasted on it.
-        let fits = |buffer: &Vec<u8>| (len..=len.saturating_mul(2)).contains(&buffer.capacity());
+        // One that is larger by more would be wasted on it: what is kept of it is counted by its length.
+        let most = len.saturating_add(2 * STEP);
+        let fits = |buffer: &Vec<u8>| (len..=most).contains(&buffer.capacity());
         match spare.iter().rposition(fits) {
             Some(at) => spare.swap_remove(at),
             None => {
@@ -46,7 +47,7 @@ impl Buffers {
 
     /// Takes a buffer back.
     pub fn give(&self, buffer: Vec<u8>) {
-        if buffer.capacity() < LARGE {
+        if !(LARGE..=self.limit).contains(&buffer.capacity()) {
             return;
         }
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);

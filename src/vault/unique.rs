@@ -17,8 +17,11 @@ const NOBODY: u32 = 0;
 /// Of more than one backup.
 const SHARED: u32 = u32::MAX;
 
+/// Nodes and lists that are remembered; with more a vault is not measured, since it would take too much memory.
+const NODES_MAX: usize = 8 << 20;
+
 /// A blob's place in the index: its run, and its number there.
-type Place = (usize, usize);
+type Place = (u32, u32);
 
 /// Stored bytes that nothing but one backup refers to, by manifest. `reads` counts the nodes and lists that
 /// were read for it.
@@ -63,16 +66,20 @@ impl Owners {
 
     /// Notes that a backup refers to a blob; `shared` if others do for certain.
     fn blob(&mut self, owner: u32, id: &Id, shared: bool) -> Result<Place> {
-        let place = self.index.home(id).ok_or_else(|| Error::damaged(format!("the blob {id} is missing")))?;
-        if let Some(now) = self.blobs.get_mut(place.0).and_then(|run| run.get_mut(place.1)) {
+        let (run, i) = self.index.home(id).ok_or_else(|| Error::damaged(format!("the blob {id} is missing")))?;
+        if let Some(now) = self.blobs.get_mut(run).and_then(|run| run.get_mut(i)) {
             *now = joined(*now, owner, shared);
         }
-        Ok(place)
+        let many = |_| Error::limit_reached("the vault has too many blobs to be measured");
+        Ok((u32::try_from(run).map_err(many)?, u32::try_from(i).map_err(many)?))
     }
 
     /// Notes the same of a node or list: whether to go through what hangs under it, and whether that is shared.
     fn node(&mut self, owner: u32, id: &Id, shared: bool) -> Result<Option<bool>> {
         let place = self.blob(owner, id, shared)?;
+        if self.nodes.len() >= NODES_MAX {
+            return Err(Error::limit_reached("the vault has too many directories to be measured"));
+        }
         let now = self.nodes.entry(place).or_insert(NOBODY);
         let before = *now;
         *now = joined(before, owner, shared);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map as Json, json};
 
 use super::Report;
@@ -40,7 +40,7 @@ impl Service {
         let id = row.id;
         let mut result = Json::new();
         let mut export = None;
-        let (mut space, mut later) = (None, None);
+        let (mut space, mut later, mut rewrote) = (None, None, false);
         if let Some(manifest) = row.manifest {
             let (vault, open) = self.vault_of_job(job)?;
             // The last moment to change one's mind.
@@ -59,6 +59,7 @@ impl Service {
                 match self.collect(&vault, &open, false, progress) {
                     Ok(report) => {
                         result = pruned(&report);
+                        rewrote = report.packs_rewritten > 0;
                         space = Some(vault.id);
                     }
                     // The backup is gone all the same; its space comes back with the next prune.
@@ -82,10 +83,7 @@ impl Service {
                 housekeeping::prune_soon(w, vault, now.saturating_add(PRUNE_AGAIN).unwrap_or(now))?;
             }
             if let Some(vault) = space {
-                w.update::<VaultRow>(vault, |v| {
-                    v.last_pruned = Some(now);
-                    Ok(())
-                })?;
+                note(w, vault, |v| pruned_at(v, now, rewrote))?;
             }
             Ok(())
         });
@@ -112,12 +110,20 @@ impl Service {
         let report = self.collect(&row, &open, dry_run, progress)?;
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
-        let now = self.now();
+        let (now, rewrote) = (self.now(), report.packs_rewritten > 0);
         if !dry_run {
             self.mirrors_behind(row.id);
         }
         let report = Report { result, ..Report::default() };
-        Ok(if dry_run { report } else { report.then(move |w| note(w, row.id, |v| v.last_pruned = Some(now))) })
+        Ok(if dry_run { report } else { report.then(move |w| note(w, row.id, |v| pruned_at(v, now, rewrote))) })
+    }
+}
+
+fn pruned_at(row: &mut VaultRow, now: Timestamp, rewrote: bool) {
+    row.last_pruned = Some(now);
+    if rewrote {
+        // What was copied may take more or less than before.
+        row.measured = None;
     }
 }
 

@@ -272,28 +272,25 @@ impl Service {
 
 /// Writes down that a vault was checked: its structure, and what it holds in a share.
 fn checked(row: &mut VaultRow, read: Option<Share>, well: bool, now: Timestamp) {
-    let whole = match read.filter(|share| !share.is_all()) {
-        None => true,
-        Some(share) => {
-            let (Some(round), Some(days)) = (row.round, row.verify_within) else { return };
-            if round.to != share.from {
-                // Everything was read meanwhile, and another round began.
-                return;
-            }
-            // What is damaged is read again with every share until it is whole: the rest need not wait for that.
-            let (round, whole) = round.after(share, days, now);
-            row.round = Some(round);
-            whole
+    let ended = match (read.filter(|share| !share.is_all()), row.round, row.verify_within) {
+        (None, round, _) => {
+            // Everything at once is a round of its own.
+            row.round = round.map(|round| if read.is_some() { Round::new(now) } else { round });
+            Some(well)
         }
+        (Some(share), Some(round), Some(days)) if round.to == share.from => {
+            // What is damaged does not keep the rest waiting.
+            let (round, ended) = round.after(share, well, days, now);
+            row.round = Some(round);
+            ended
+        }
+        // Everything was read meanwhile, and another round began; or nothing is read by itself any more.
+        _ => None,
     };
-    if !whole || !well {
-        return;
-    }
-    row.last_verified = Some(now);
-    if let Some(share) = read {
-        row.last_read = Some(now);
-        if share.is_all() {
-            row.round = row.round.map(|_| Round::new(now));
+    if ended == Some(true) {
+        row.last_verified = Some(now);
+        if read.is_some() {
+            row.last_read = Some(now);
         }
     }
 }

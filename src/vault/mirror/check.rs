@@ -95,6 +95,7 @@ impl Before {
         // Manifests are listed before the index is read: everything they need is in that.
         let listing = Listing::of(&*vault.store)?;
         vault.refresh()?;
+        vault.look_for_packs()?;
         Ok(Self { listing, index: vault.index() })
     }
 }
