@@ -1,5 +1,6 @@
 //! Workers: reading files that are new or changed, and storing what they hold.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
@@ -24,6 +25,10 @@ pub const WHOLE_MAX: u64 = 256 << 10;
 
 /// Times this close to the moment of reading prove nothing about later changes.
 const RACY: Duration = Duration::from_secs(2);
+
+/// So many small files are open ahead of the one that is read: the disk brings them while others are hashed and
+/// compressed, and has several to bring at a time.
+const AHEAD: usize = 32;
 
 /// A file to read.
 #[derive(Debug)]
@@ -117,6 +122,16 @@ impl From<std::io::Error> for Trouble {
     }
 }
 
+/// Opens a small file, and has its content brought from the disk. What goes wrong does so again when it is read.
+fn open_ahead(item: &FileItem) -> Option<(File, Stat)> {
+    let (file, stat) = open(&item.dir, &item.name).ok()?;
+    if stat.size > 0 && stat.size <= WHOLE_MAX {
+        // The kernel may fail an advice; it is only that.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed);
+    }
+    Some((file, stat))
+}
+
 /// The key under which an entry may be taken over later, unless it changed too recently.
 pub fn key_of(stat: &Stat) -> Option<Key> {
     let limit = SystemTime::now().checked_sub(RACY)?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
@@ -157,7 +172,7 @@ impl Worker<'_> {
             };
             self.context.check()?;
             match task {
-                Ok(Task::Small(items)) => items.into_iter().try_for_each(|item| self.small(item))?,
+                Ok(Task::Small(items)) => self.smalls(items)?,
                 Ok(Task::Large(item)) => self.large(*item)?,
                 Ok(Task::Volume(item, link, original)) => self.volume(*item, link, original)?,
                 Err(_) => break,
@@ -171,13 +186,32 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Reads small files, one after another.
+    fn smalls(&mut self, items: Vec<FileItem>) -> Result<()> {
+        let mut items = items.into_iter();
+        let mut ahead = VecDeque::with_capacity(AHEAD);
+        loop {
+            let more = items.by_ref().take(AHEAD - ahead.len());
+            ahead.extend(more.map(|item| {
+                let opened = open_ahead(&item);
+                (item, opened)
+            }));
+            let Some((item, opened)) = ahead.pop_front() else { return Ok(()) };
+            if opened.is_none() {
+                // Perhaps too many files are open; then it is not for want of these that it fails.
+                ahead.iter_mut().for_each(|(_, opened)| *opened = None);
+            }
+            self.small(item, opened)?;
+        }
+    }
+
     /// Reads a small file, again if it changed meanwhile.
-    fn small(&mut self, item: FileItem) -> Result<()> {
+    fn small(&mut self, item: FileItem, mut opened: Option<(File, Stat)>) -> Result<()> {
         self.context.check()?;
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.read_small(&item) {
+            match self.read_small(&item, opened.take()) {
                 Ok(Some((None, ..))) if tries < 3 => {}
                 Ok(Some((key, meta, size, holes, len))) => {
                     if key.is_none() {
@@ -201,8 +235,11 @@ impl Worker<'_> {
 
     /// Reads a small file into the buffer: status if it did not change meanwhile, metadata, size,
     /// holes and the length of the content. `None` where it is not small any more.
-    fn read_small(&mut self, item: &FileItem) -> Result<Option<SmallRead>, Trouble> {
-        let (file, stat) = open(&item.dir, &item.name)?;
+    fn read_small(&mut self, item: &FileItem, opened: Option<(File, Stat)>) -> Result<Option<SmallRead>, Trouble> {
+        let (file, stat) = match opened {
+            Some(opened) => opened,
+            None => open(&item.dir, &item.name)?,
+        };
         // By the clock before reading: a change while it is read must not look old afterwards.
         let key = key_of(&stat);
         if stat.size > WHOLE_MAX {

@@ -196,8 +196,9 @@ impl View {
             }
             Ok(listing)
         })?;
-        // Whoever may open the directory today was perhaps kept from what was in it.
-        if cookie != 0 && !listing.lets_in_as(&self.past(ino)?.attr) {
+        // Whoever may open the directory today was perhaps kept from what was in it. One that is gone is open only to
+        // those who opened it then.
+        if cookie != 0 && generation.is_some() && !listing.lets_in_as(&self.past(ino)?.attr) {
             return Err(Fail::Errno(Errno::ESTALE));
         }
         Ok(listing)
