@@ -28,7 +28,7 @@ const RACY: Duration = Duration::from_secs(2);
 
 /// So many small files are open ahead of the one that is read: the disk brings them while others are hashed and
 /// compressed, and has several to bring at a time.
-const AHEAD: usize = 32;
+const AHEAD: usize = 64;
 
 /// A file to read.
 #[derive(Debug)]
