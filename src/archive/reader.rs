@@ -78,6 +78,9 @@ pub(super) type LargeEnd = (Metadata, u64, Vec<(u64, u64)>, Option<Key>, bool);
 /// The key for the change cache if the file did not change meanwhile, metadata, size, holes, length of the content.
 type SmallRead = (Option<Option<Key>>, Metadata, u64, Vec<(u64, u64)>, usize);
 
+/// A small file that is open, and its key for the change cache.
+type Opened = (File, Stat, Option<Key>);
+
 /// One worker.
 pub struct Worker<'a> {
     pub context: &'a Context<'a>,
@@ -118,18 +121,29 @@ impl From<Errno> for Trouble {
 
 impl From<std::io::Error> for Trouble {
     fn from(e: std::io::Error) -> Self {
+        if let Some(e) = Errno::from_io_error(&e) {
+            return e.into();
+        }
         if e.kind() == std::io::ErrorKind::NotFound { Self::Vanished } else { Self::Unreadable(e.to_string()) }
     }
 }
 
 /// Opens a small file, and has its content brought from the disk. What goes wrong does so again when it is read.
-fn open_ahead(item: &FileItem) -> Option<(File, Stat)> {
-    let (file, stat) = open(&item.dir, &item.name).ok()?;
+fn open_ahead(item: &FileItem) -> Option<Opened> {
+    let (file, stat, key) = opened(item).ok()?;
     if stat.size > 0 && stat.size <= WHOLE_MAX {
         // The kernel may fail an advice; it is only that.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::WillNeed);
     }
-    Some((file, stat))
+    Some((file, stat, key))
+}
+
+/// Opens a small file.
+fn opened(item: &FileItem) -> std::io::Result<Opened> {
+    let (file, stat) = open(&item.dir, &item.name)?;
+    // By the clock of then: a change while it is open must not look old afterwards.
+    let key = key_of(&stat);
+    Ok((file, stat, key))
 }
 
 /// The key under which an entry may be taken over later, unless it changed too recently.
@@ -206,7 +220,7 @@ impl Worker<'_> {
     }
 
     /// Reads a small file, again if it changed meanwhile.
-    fn small(&mut self, item: FileItem, mut opened: Option<(File, Stat)>) -> Result<()> {
+    fn small(&mut self, item: FileItem, mut opened: Option<Opened>) -> Result<()> {
         self.context.check()?;
         let mut tries = 0;
         loop {
@@ -235,13 +249,11 @@ impl Worker<'_> {
 
     /// Reads a small file into the buffer: status if it did not change meanwhile, metadata, size,
     /// holes and the length of the content. `None` where it is not small any more.
-    fn read_small(&mut self, item: &FileItem, opened: Option<(File, Stat)>) -> Result<Option<SmallRead>, Trouble> {
-        let (file, stat) = match opened {
-            Some(opened) => opened,
-            None => open(&item.dir, &item.name)?,
+    fn read_small(&mut self, item: &FileItem, ahead: Option<Opened>) -> Result<Option<SmallRead>, Trouble> {
+        let (file, stat, key) = match ahead {
+            Some(ahead) => ahead,
+            None => opened(item)?,
         };
-        // By the clock before reading: a change while it is read must not look old afterwards.
-        let key = key_of(&stat);
         if stat.size > WHOLE_MAX {
             return Ok(None);
         }

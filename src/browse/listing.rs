@@ -105,6 +105,7 @@ impl Pasts {
             return Err(Fail::Errno(Errno::ESTALE));
         }
         let mut listing = make()?;
+        listing.generation = generation;
         if listing.whole {
             listing.edition = wanted;
         } else {
@@ -132,6 +133,8 @@ impl Pasts {
 /// What is in a directory of versions.
 pub struct Listing {
     edition: Edition,
+    /// Of which backups it was made.
+    generation: Option<u64>,
     attr: Attr,
     parent: Ino,
     /// By name.
@@ -143,7 +146,7 @@ pub struct Listing {
 impl Listing {
     /// These rows of the directory `attr`, which is in `parent`.
     pub fn new(attr: Attr, parent: Ino, rows: BTreeMap<Vec<u8>, Attr>, whole: bool) -> Self {
-        Self { edition: Edition(0), attr, parent, rows: rows.into_iter().collect(), whole }
+        Self { edition: Edition(0), generation: None, attr, parent, rows: rows.into_iter().collect(), whole }
     }
 
     /// What a name in it stands for.
@@ -165,9 +168,15 @@ impl Listing {
         }
     }
 
-    /// Whether the directory let in whom `today` it does.
-    pub fn lets_in_as(&self, today: &Attr) -> bool {
-        (self.attr.mode, self.attr.uid, self.attr.gid) == (today.mode, today.uid, today.gid)
+    /// Whether it was made of these backups.
+    pub fn is_of(&self, generation: u64) -> bool {
+        self.generation == Some(generation)
+    }
+
+    /// Whether the directory lets in nobody `today` whom it did not then.
+    pub fn may_be_seen(&self, today: &Attr) -> bool {
+        let closed = today.uid == 0 && today.mode & 0o077 == 0;
+        closed || (self.attr.mode, self.attr.uid, self.attr.gid) == (today.mode, today.uid, today.gid)
     }
 
     fn weight(&self) -> usize {

@@ -198,7 +198,9 @@ impl View {
         })?;
         // Whoever may open the directory today was perhaps kept from what was in it. One that is gone is open only to
         // those who opened it then.
-        if cookie != 0 && generation.is_some() && !listing.lets_in_as(&self.past(ino)?.attr) {
+        if generation.is_some_and(|generation| !listing.is_of(generation))
+            && self.past(ino).is_ok_and(|past| !listing.may_be_seen(&past.attr))
+        {
             return Err(Fail::Errno(Errno::ESTALE));
         }
         Ok(listing)

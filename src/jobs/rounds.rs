@@ -51,16 +51,29 @@ impl Round {
         (Self::new(end.max(now)), Some(!bad))
     }
 
-    /// The round as far as it can be true: a clock that was wrong may have put it into the future.
+    /// The round as far as it can be true at a time: what began longer ago than the days says nothing of what is there
+    /// now, and nothing is due later than a share from now, whatever clock said so or however many days there were.
     pub fn sane(self, days: u32, now: Timestamp) -> Self {
-        let latest = now.saturating_add(length(days)).unwrap_or(now);
-        if self.began > latest { Self::new(now) } else { self }
+        if now.duration_since(self.began) > SignedDuration::from_hours(24).saturating_mul(count(days)) {
+            return Self::new(self.began);
+        }
+        let most = length(days) / shares(days) + SignedDuration::from_secs(1);
+        let ahead = self.due(days).duration_since(now);
+        if ahead <= most {
+            return self;
+        }
+        let began = self.began.saturating_sub(ahead.saturating_sub(most)).unwrap_or(now);
+        Self { began, ..self }
     }
 }
 
 /// How long a round takes.
 fn length(days: u32) -> SignedDuration {
-    SignedDuration::from_hours(24).saturating_mul(i32::try_from(days.max(1)).unwrap_or(i32::MAX)) / 5 * 4
+    SignedDuration::from_hours(24).saturating_mul(count(days)) / 5 * 4
+}
+
+fn count(days: u32) -> i32 {
+    i32::try_from(days.max(1)).unwrap_or(i32::MAX)
 }
 
 /// How many shares it has.
@@ -132,10 +145,22 @@ mod tests {
     }
 
     #[test]
-    fn a_round_of_the_future_begins_now() {
-        let round = Round::new(at(24 * 400));
-        assert_eq!(round.sane(10, at(0)), Round::new(at(0)));
-        assert_eq!(round.sane(10, at(24 * 395)), round);
+    fn a_wrong_clock_and_other_days_keep_nothing_waiting() {
+        let now = at(24 * 100);
+        let share = length(10) / 10 + SignedDuration::from_secs(1);
+        for (began, to) in [(24 * 400, 0), (24 * 103, 0), (24 * 110, 1 << 63), (24 * 99, 1 << 63)] {
+            let round = Round { began: at(began), to, bad: true };
+            let sane = round.sane(10, now);
+            assert_eq!((sane.to, sane.bad), (to, true));
+            assert_eq!(sane.due(10), now + share, "{began}");
+            assert_eq!(sane.sane(10, now), sane);
+        }
+        let fine = Round { began: at(24 * 96), to: 1 << 63, bad: false };
+        assert_eq!(fine.sane(10, now), fine);
+        // Half of it was read long ago.
+        let old = Round { began: at(0), to: 1 << 63, bad: true };
+        assert_eq!(old.sane(10, now), Round::new(at(0)));
+        assert!(old.sane(10, now).share(10, now).is_all());
     }
 
     proptest! {

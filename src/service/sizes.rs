@@ -48,6 +48,7 @@ struct Measured {
 #[derive(Debug)]
 struct Running {
     vault: u64,
+    stamp: Stamp,
     progress: Arc<Progress>,
     thread: JoinHandle<()>,
 }
@@ -58,6 +59,8 @@ struct Waiting {
     from: Timestamp,
     /// Not before, since the last one took as long as it did.
     rest: Timestamp,
+    /// How long that is.
+    pause: SignedDuration,
 }
 
 impl Sizes {
@@ -106,10 +109,15 @@ fn busy(t: &impl Tables, vault: u64) -> Result<bool> {
     Ok(leaving.iter().any(|row| row.vault == vault) || !t.indexed(backup::UNSURE, vault)?.is_empty())
 }
 
-fn save(w: &Writer, vault: u64, measured: Stamp, sizes: &HashMap<Id, u64>) -> Result<()> {
+fn save(
+    w: &Writer,
+    vault: u64,
+    (measured, pruned): (Stamp, Option<Timestamp>),
+    sizes: &HashMap<Id, u64>,
+) -> Result<()> {
     // What was measured is of no use once it is another state.
     let Some(vault) = w.get::<VaultRow>(vault)?.filter(|v| !v.removing) else { return Ok(()) };
-    if stamp(w, vault.id)? != measured || busy(w, vault.id)? {
+    if stamp(w, vault.id)? != measured || vault.last_pruned != pruned || busy(w, vault.id)? {
         return Ok(());
     }
     let mut rows = w.rows_at::<Backup>(backup::GOOD_BY_VAULT, vault.id)?;
@@ -134,7 +142,7 @@ impl Service {
             for row in r.all::<VaultRow>()?.into_iter().filter(|v| !v.removing && !v.emptied) {
                 let stamp = stamp(r, row.id)?;
                 if row.measured != Some(stamp) {
-                    rows.push((row.id, stamp, busy(r, row.id)?));
+                    rows.push((row.id, stamp, row.last_pruned, busy(r, row.id)?));
                 }
             }
             Ok(rows)
@@ -145,30 +153,42 @@ impl Service {
         if state.running.as_ref().is_some_and(|running| running.thread.is_finished()) {
             state.running = None;
         }
-        for (id, stamp, busy) in rows {
+        // Nobody waits for the sizes of what is gone, or is not as it was.
+        if let Some(running) = &state.running {
+            let same =
+                rows.iter().any(|(id, stamp, _, busy)| (*id, *stamp, *busy) == (running.vault, running.stamp, false));
+            if !same {
+                running.progress.cancel();
+            }
+        }
+        for (id, stamp, pruned, busy) in rows {
             let quiet = now.saturating_add(QUIET).unwrap_or(now);
-            let waiting = state.waiting.entry(id).or_insert(Waiting { stamp, from: quiet, rest: now });
+            let waiting = state.waiting.entry(id).or_insert(Waiting { stamp, from: quiet, rest: now, pause: QUIET });
             if waiting.stamp != stamp || busy {
                 (waiting.stamp, waiting.from) = (stamp, quiet);
             }
             // A clock that was set back does not leave it waiting.
             waiting.from = waiting.from.min(quiet);
+            waiting.rest = waiting.rest.min(now.saturating_add(waiting.pause).unwrap_or(now));
             let due = waiting.from.max(waiting.rest) <= now;
-            match &state.running {
-                Some(running) if running.vault == id && busy => running.progress.cancel(),
-                None if due && !state.stopped => {
-                    if let Some(open) = self.vaults.opened(id) {
-                        state.running = self.measure(id, stamp, open);
-                    }
-                }
-                _ => {}
+            if due
+                && state.running.is_none()
+                && !state.stopped
+                && let Some(open) = self.vaults.opened(id)
+            {
+                state.running = self.measure(id, (stamp, pruned), open);
             }
         }
         // Nobody waits for it: when everything is looked after the next time is soon enough.
         Ok(None)
     }
 
-    fn measure(&self, vault: u64, stamp: Stamp, open: Arc<OpenVault>) -> Option<Running> {
+    fn measure(
+        &self,
+        vault: u64,
+        (stamp, pruned): (Stamp, Option<Timestamp>),
+        open: Arc<OpenVault>,
+    ) -> Option<Running> {
         let me = self.me.upgrade()?;
         let progress = Arc::new(Progress::default());
         let cancelled = Arc::clone(&progress);
@@ -177,21 +197,22 @@ impl Service {
             let measured = unique_sizes(&open.vault, &cancelled);
             drop(open);
             let took = SignedDuration::try_from(began.elapsed()).unwrap_or(QUIET).saturating_mul(SHARE);
-            let rest = match &measured {
+            let pause = match &measured {
                 Ok(_) => took,
                 Err(e) if e.kind == ErrorKind::Cancelled => took,
                 Err(e) if e.kind == ErrorKind::LimitReached => took.max(TOO_MUCH),
                 Err(_) => took.max(FAILED),
             };
-            let rest = me.now().saturating_add(rest).unwrap_or(Timestamp::MAX);
+            let rest = me.now().saturating_add(pause).unwrap_or(Timestamp::MAX);
             {
                 let mut state = locked(&me.sizes.0);
                 if state.stopped {
                     return;
                 }
-                state.waiting.entry(vault).or_insert(Waiting { stamp, from: rest, rest }).rest = rest;
+                let waiting = state.waiting.entry(vault).or_insert(Waiting { stamp, from: rest, rest, pause });
+                (waiting.rest, waiting.pause) = (rest, pause);
             }
-            let saved = measured.and_then(|found| me.catalog.write(|w| save(w, vault, stamp, &found.sizes)));
+            let saved = measured.and_then(|found| me.catalog.write(|w| save(w, vault, (stamp, pruned), &found.sizes)));
             match saved {
                 Err(e) if e.kind != ErrorKind::Cancelled => {
                     tracing::info!(vault, "what each backup alone takes is not known yet: {e}");
@@ -200,7 +221,7 @@ impl Service {
             }
         });
         match spawned {
-            Ok(thread) => Some(Running { vault, progress, thread }),
+            Ok(thread) => Some(Running { vault, stamp, progress, thread }),
             Err(e) => {
                 tracing::warn!("cannot start the thread that measures backups: {e}");
                 None
