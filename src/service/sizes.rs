@@ -95,7 +95,10 @@ fn stamp(t: &impl Tables, vault: u64) -> Result<Stamp> {
 
 /// Whether what was measured is still so.
 pub(super) fn hold(t: &impl Tables, vault: &VaultRow) -> Result<bool> {
-    Ok(vault.measured.is_some_and(|measured| stamp(t, vault.id).is_ok_and(|now| now == measured)))
+    Ok(match vault.measured {
+        Some(measured) => stamp(t, vault.id)? == measured,
+        None => false,
+    })
 }
 
 /// Whether something is written to the vault or deleted from it, or has yet to be.

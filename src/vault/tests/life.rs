@@ -266,13 +266,7 @@ fn tiny_blobs_fill_a_pack_by_their_number() {
     let parts: Vec<Part> = parts(300_000).map(|b| Part { id: data.put(&b).unwrap(), len: 8 }).collect();
     let size = parts.len() as u64 * 8;
     let content = put_content(&mut tree, parts).unwrap();
-    let (node, totals) = put_directory(&mut tree, &[file("many", size, content)]).unwrap();
-    let root = put_root(&mut tree, &directory("", node, totals)).unwrap();
-    data.flush().unwrap();
-    tree.flush().unwrap();
-    drop((data, tree));
-    let stored = writer.finish().unwrap();
-    let id = vault.put_manifest(&manifest(root, totals, stored)).unwrap();
+    let id = publish(&vault, writer, (data, tree), &[file("many", size, content)]);
     let before = packs(&vault);
     // 131,072 blobs are a segment of a mebibyte; a pack is closed with the first that makes it full.
     assert!((4..=6).contains(&before.len()), "{before:?}");

@@ -62,7 +62,13 @@ pub fn back_up(vault: &Arc<Vault>, files: &[(String, Vec<u8>)]) -> Id {
         let content = put_content(&mut tree, parts).unwrap();
         entries.push(file(name, bytes.len() as u64, content));
     }
-    let (node, totals) = put_directory(&mut tree, &entries).unwrap();
+    publish(vault, writer, (data, tree), &entries)
+}
+
+/// Publishes a backup whose `/` has these entries; gives the manifest's id.
+pub fn publish(vault: &Vault, writer: VaultWriter, lanes: (writer::Lane, writer::Lane), entries: &[Entry]) -> Id {
+    let (mut data, mut tree) = lanes;
+    let (node, totals) = put_directory(&mut tree, entries).unwrap();
     let root = put_root(&mut tree, &directory("", node, totals)).unwrap();
     data.flush().unwrap();
     tree.flush().unwrap();

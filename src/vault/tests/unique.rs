@@ -37,13 +37,7 @@ fn back_up_tree(vault: &Arc<Vault>, dirs: &Tree) -> Id {
         let (node, totals) = put_directory(&mut tree, &entries).unwrap();
         above.push(directory(&format!("d{d:02}"), node, totals));
     }
-    let (node, totals) = put_directory(&mut tree, &above).unwrap();
-    let root = put_root(&mut tree, &directory("", node, totals)).unwrap();
-    data.flush().unwrap();
-    tree.flush().unwrap();
-    drop((data, tree));
-    let stored = writer.finish().unwrap();
-    vault.put_manifest(&manifest(root, totals, stored)).unwrap()
+    publish(vault, writer, (data, tree), &above)
 }
 
 struct All(HashSet<Id>);
