@@ -197,32 +197,76 @@ pub fn decode_directory(bytes: &[u8], size: u64) -> Result<Vec<Segment>> {
     Ok(segments)
 }
 
-/// Reads the directory of a stored pack, as recovery after a crash and verification do.
+/// Reads the directory of a stored pack, as recovery after a crash does.
 pub fn read_record(store: &dyn ObjectStore, keys: &Keys, id: &Id, size: u64) -> Result<PackRecord> {
     let key = super::object::key(Class::DataPack, id);
+    let footer_at = footer_at(&key, size)?;
+    let header = store.get_range(&key, 0, HEADER_LEN)?;
+    let footer = store.get_range(&key, footer_at, FOOTER_LEN)?;
+    let (start, stored_len) = directory_at(&key, &footer, footer_at)?;
+    let mut sealed = store.get_range(&key, start, stored_len)?;
+    open_directory(keys, id, size, &header, start, &mut sealed).map(|(record, _)| record)
+}
+
+/// Reads the directory of a pack whose bytes are all here; and says whether every byte of it belongs to something
+/// that is sealed or can only have one value, so that the pack is what was stored if all frames open.
+pub fn read_whole(keys: &Keys, id: &Id, bytes: &mut [u8]) -> Result<(PackRecord, bool)> {
+    let key = super::object::key(Class::DataPack, id);
     let short = || Error::damaged(format!("{key} is shorter than a pack"));
+    let size = bytes.len() as u64;
+    let footer_at = footer_at(&key, size)?;
+    let (rest, footer) = bytes.split_last_chunk_mut::<FOOTER_LEN>().ok_or_else(short)?;
+    let (start, stored_len) = directory_at(&key, footer, footer_at)?;
+    let header = rest.first_chunk::<HEADER_LEN>().copied().ok_or_else(short)?;
+    let sealed = rest.len().checked_sub(stored_len).and_then(|at| rest.get_mut(at..)).ok_or_else(short)?;
+    let (record, sealer) = open_directory(keys, id, size, &header, start, sealed)?;
+    let end = record.segments.last().map_or(HEADER_LEN as u64, |s| u64::from(s.offset) + u64::from(s.stored_len));
+    let covered = header == sealer.header() && end == start && footer[12..20] == [0; 8];
+    Ok((record, covered))
+}
+
+/// Where the footer of a pack of this size is.
+fn footer_at(key: &str, size: u64) -> Result<u64> {
     if size > PACK_MAX {
         return Err(Error::damaged(format!("{key} is larger than a pack can be")));
     }
-    let footer_at = size.checked_sub(FOOTER_LEN as u64).filter(|at| *at >= HEADER_LEN as u64).ok_or_else(short)?;
-    let header = store.get_range(&key, 0, HEADER_LEN)?;
+    let at = size.checked_sub(FOOTER_LEN as u64).filter(|at| *at >= HEADER_LEN as u64);
+    at.ok_or_else(|| Error::damaged(format!("{key} is shorter than a pack")))
+}
+
+/// Where a footer says that the directory is, and how long.
+fn directory_at(key: &str, footer: &[u8], footer_at: u64) -> Result<(u64, usize)> {
+    let bad = || Error::damaged(format!("{key} does not end as a pack does"));
+    let (Some(start), Some(len)) = (footer.first_chunk(), footer.get(8..).and_then(|f| f.first_chunk())) else {
+        return Err(bad());
+    };
+    let (start, stored_len) = (u64::from_be_bytes(*start), u32::from_be_bytes(*len));
+    if footer.get(20..) != Some(FOOTER_MAGIC) || start.checked_add(stored_len.into()) != Some(footer_at) {
+        return Err(bad());
+    }
+    Ok((start, usize::try_from(stored_len).map_err(|_| bad())?))
+}
+
+/// Opens a sealed directory which begins at `start`.
+fn open_directory(
+    keys: &Keys,
+    id: &Id,
+    size: u64,
+    header: &[u8],
+    start: u64,
+    sealed: &mut [u8],
+) -> Result<(PackRecord, Sealer)> {
+    let key = super::object::key(Class::DataPack, id);
     let class = header.get(5).copied().and_then(Class::from_code);
     let class = class.filter(|c| matches!(c, Class::DataPack | Class::TreePack));
     let class = class.ok_or_else(|| Error::damaged(format!("{key} is not a pack")))?;
-    let sealer = keys.open_header(class, &header).map_err(|e| e.context(&key))?;
-    let footer = store.get_range(&key, footer_at, FOOTER_LEN)?;
-    let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = footer[..] else { return Err(short()) };
-    let start = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let stored_len = u32::from_be_bytes([i, j, k, l]);
-    if &footer[20..] != FOOTER_MAGIC || start.checked_add(stored_len.into()) != Some(footer_at) {
-        return Err(Error::damaged(format!("{key} does not end as a pack does")));
-    }
-    let plain_len = stored_len.checked_sub(TAG_LEN as u32).ok_or_else(short)?;
-    let mut sealed = store.get_range(&key, start, usize::try_from(stored_len).map_err(|_| short())?)?;
+    let sealer = keys.open_header(class, header).map_err(|e| e.context(&key))?;
+    let plain_len = u32::try_from(sealed.len()).ok().and_then(|len| len.checked_sub(TAG_LEN as u32));
+    let plain_len = plain_len.ok_or_else(|| Error::damaged(format!("{key} has no directory")))?;
     let record = Record { ordinal: DIRECTORY, codec: PLAIN, plain_len };
-    let directory = sealer.open(record, &mut sealed).map_err(|e| e.context(&key))?;
+    let directory = sealer.open(record, sealed).map_err(|e| e.context(&key))?;
     let segments = decode_directory(directory, start).map_err(|e| e.context(&key))?;
-    Ok(PackRecord { id: *id, salt: sealer.salt, class, size, segments })
+    Ok((PackRecord { id: *id, salt: sealer.salt, class, size, segments }, sealer))
 }
 
 /// Opens one frame: authenticates, then decompresses. What was not compressed is the beginning of `frame`,
