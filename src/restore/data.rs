@@ -20,28 +20,51 @@ const WINDOW: usize = 256;
 
 /// What a file consists of.
 #[derive(Debug)]
-pub struct Layout {
+pub struct Layout<'a> {
+    vault: &'a Vault,
     size: u64,
     /// Ranges outside the holes: (offset in the file, length, offset in the content).
     ranges: Vec<(u64, u64, u64)>,
-    parts: Vec<Part>,
+    content: &'a Content,
+    /// Bytes of the content.
+    len: u64,
 }
 
-impl Layout {
-    /// Lays `content` around `holes`; lists of parts are read from the vault.
-    pub fn new(vault: &Vault, size: u64, holes: &[(u64, u64)], content: &Content) -> Result<Self> {
+impl<'a> Layout<'a> {
+    /// Lays `content` around `holes`.
+    pub fn new(vault: &'a Vault, size: u64, holes: &[(u64, u64)], content: &'a Content) -> Result<Self> {
         let ranges = ranges(size, holes);
         let len = ranges.iter().map(|r| r.1).sum();
-        let parts = vault.parts(content, len)?;
-        if parts.iter().map(|p| p.len).sum::<u64>() != len {
+        let covered = match content {
+            Content::Empty => Some(0),
+            Content::Whole(_) => Some(len),
+            Content::Parts(parts) | Content::Lists(parts) => parts.iter().try_fold(0u64, |n, p| n.checked_add(p.len)),
+        };
+        if covered != Some(len) {
             return Err(Error::damaged("its parts do not add up to its size"));
         }
-        Ok(Self { size, ranges, parts })
+        Ok(Self { vault, size, ranges, content, len })
     }
 
-    /// The blobs, in order.
-    pub fn parts(&self) -> &[Part] {
-        &self.parts
+    /// The blobs, in order, each with its offset in the content. Lists of them are read from the vault when they
+    /// are needed.
+    pub fn parts(&self) -> impl Iterator<Item = Result<(u64, Part)>> {
+        let mut at = 0;
+        self.vault.each_part(self.content, self.len).map(move |part| {
+            let part = part?;
+            let start = at;
+            at += part.len;
+            Ok((start, part))
+        })
+    }
+
+    /// The same, so many together.
+    pub fn windows(&self, parts: usize) -> impl Iterator<Item = Result<Vec<(u64, Part)>>> {
+        let mut rest = self.parts();
+        std::iter::from_fn(move || {
+            let window: Result<Vec<_>> = rest.by_ref().take(parts).collect();
+            (!window.as_ref().is_ok_and(Vec::is_empty)).then_some(window)
+        })
     }
 
     /// The ranges outside the holes: (offset in the file, length).
@@ -70,19 +93,20 @@ impl Layout {
         if self.ranges.last().map_or(0, |(offset, len, _)| offset + len) != self.size {
             ftruncate(&file, self.size).at(|| "cannot set the size")?;
         }
-        let starts: Vec<u64> =
-            self.parts.iter().scan(0, |at, part| Some(std::mem::replace(at, *at + part.len))).collect();
-        let parts: Vec<_> = starts.into_iter().zip(&self.parts).collect();
         if self.size <= SHARED {
-            self.write_parts(reader, &file, &parts, 1, progress)?;
+            for part in self.parts() {
+                let (start, part) = part?;
+                self.write_part(reader, &file, &part, start, progress)?;
+            }
             writeback::begin(&file, 0, self.size);
             return Ok(());
         }
-        for parts in parts.chunks(WINDOW) {
+        for parts in self.windows(WINDOW) {
+            let parts = parts?;
             let reader = reader.of(parts.iter().map(|(_, part)| part.id));
-            self.write_parts(&reader, &file, parts, workers, progress)?;
+            self.write_parts(&reader, &file, &parts, workers, progress)?;
             // A length of 0 would be all of the file.
-            let end = |(start, part): &(u64, &Part)| start + part.len;
+            let end = |(start, part): &(u64, Part)| start + part.len;
             if let (Some((from, _)), Some(last)) = (parts.first(), parts.last()) {
                 let (from, to) = (self.places(*from, 1).next(), self.places(end(last) - 1, 1).last());
                 if let (Some((from, _)), Some((to, _))) = (from, to) {
@@ -98,7 +122,7 @@ impl Layout {
         &self,
         reader: &Reader<'_>,
         file: impl AsFd + Sync,
-        parts: &[(u64, &Part)],
+        parts: &[(u64, Part)],
         workers: usize,
         progress: &Progress,
     ) -> Result<()> {
@@ -149,8 +173,8 @@ impl Layout {
     /// what is on disk is hashed and compared with the ids.
     pub fn is_on_disk(&self, file: impl AsFd, progress: &Progress) -> Result<bool> {
         let mut buffer = vec![0u8; 256 << 10];
-        let mut start = 0;
-        for part in &self.parts {
+        for part in self.parts() {
+            let (start, part) = part?;
             progress.check()?;
             let mut hash = Sha256::new();
             for (offset, len) in self.places(start, part.len) {
@@ -165,7 +189,6 @@ impl Layout {
             if Id(hash.finalize().into()) != part.id {
                 return Ok(false);
             }
-            start += part.len;
         }
         let mut at = 0;
         for (offset, len, _) in self.ranges.iter().copied().chain([(self.size, 0, 0)]) {

@@ -27,6 +27,8 @@ use crate::vault::{Manifest, Vault};
 const PAGE: usize = 4096;
 /// What should be zero is looked at in pieces of so many bytes.
 const PIECE: u64 = 64 << 10;
+/// Blocks that are known at a time.
+const WINDOW: usize = 4096;
 
 /// A file of a backup, and what it is to be written onto.
 #[derive(Debug, Clone)]
@@ -198,15 +200,18 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    fn blocks(&self, layout: &Layout) -> Result<()> {
-        let parts = layout.parts();
-        let starts: Vec<u64> = parts.iter().scan(0, |at, part| Some(std::mem::replace(at, *at + part.len))).collect();
+    fn blocks(&self, layout: &Layout<'_>) -> Result<()> {
+        layout.windows(WINDOW).try_for_each(|parts| self.window(layout, &parts?))
+    }
+
+    /// Blocks that follow one another, by several threads.
+    fn window(&self, layout: &Layout<'_>, parts: &[(u64, Part)]) -> Result<()> {
         let next = AtomicUsize::new(0);
         let work = || {
             let mut there = Vec::new();
             loop {
                 let i = next.fetch_add(1, Relaxed);
-                let (Some(part), Some(start)) = (parts.get(i), starts.get(i)) else { return Ok(()) };
+                let Some((start, part)) = parts.get(i) else { return Ok(()) };
                 let places: Vec<(u64, u64)> = layout.places(*start, part.len).collect();
                 if let Err(e) = self.block(part, &places, &mut there) {
                     next.store(parts.len(), Relaxed);

@@ -1,15 +1,17 @@
 //! Verification: does the vault hold what its backups need, and is it what it was?
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::handle::Vault;
+use super::index::LocalIndex;
 use super::index::run::RunPack;
 use super::mark::{Marks, Visitor};
 use super::object;
 use super::pack::{self, PACK_MAX, PackRecord};
+use super::places;
 use super::seal::Class;
 use super::share::Share;
 use super::writer::lock;
@@ -150,6 +152,10 @@ impl Visitor for Findings<'_> {
         self.add(path, error.message);
     }
 
+    fn inconsistent(&mut self, path: &[u8], what: &str) {
+        self.add(path, what.into());
+    }
+
     fn blob(&mut self, path: &[u8], id: &Id) {
         if self.damaged.is_some_and(|damaged| damaged.contains(id)) {
             self.add(path, format!("the blob {id} is damaged"));
@@ -182,7 +188,7 @@ fn check_packs(
     let is_read = |pack: &&RunPack| read.is_some_and(|s| s.contains(&pack.id) || index.lost().contains(&pack.id));
     let to_read: Vec<&RunPack> = packs.iter().filter(is_read).collect();
     progress.expect(0, to_read.iter().map(|pack| pack.size).sum());
-    let sizes: std::collections::HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
+    let sizes: HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
     let mut bad_packs = HashSet::new();
     // A blob by the pack that does not give it.
     let mut damaged: HashSet<(Id, Id)> = HashSet::new();
@@ -203,6 +209,7 @@ fn check_packs(
     }
     if read.is_some() {
         let next = AtomicUsize::new(0);
+        let counts = places::counts(&index);
         let results = Mutex::new((&mut *report, &mut damaged, None::<Error>, &mut whole_packs));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
         std::thread::scope(|scope| {
@@ -213,7 +220,7 @@ fn check_packs(
                         if bad_packs.contains(&pack.id) || progress.is_cancelled() {
                             continue;
                         }
-                        let checked = check_pack(vault, pack, &mut buffers);
+                        let checked = check_pack(vault, pack, &index, &counts, &mut buffers);
                         progress.add(0, pack.size);
                         let mut results = lock(&results);
                         match checked {
@@ -274,9 +281,15 @@ struct Buffers {
     plain: Vec<u8>,
 }
 
-/// Reads a whole pack: every frame, every blob, and what lies between. Every byte of a pack as we write it is sealed
+/// Reads a whole pack: every frame, every blob, and what lies between; and what the index says of it. Every byte of a pack as we write it is sealed
 /// under the salt that the index knows, so it need not be hashed as a whole as well: what opens is what was stored.
-fn check_pack(vault: &Vault, pack: &RunPack, buffers: &mut Buffers) -> Result<Checked> {
+fn check_pack(
+    vault: &Vault,
+    pack: &RunPack,
+    index: &LocalIndex,
+    counts: &HashMap<Id, u64>,
+    buffers: &mut Buffers,
+) -> Result<Checked> {
     let key = object::key(pack.class, &pack.id);
     let mut checked = Checked::default();
     let len = usize::try_from(pack.size.min(PACK_MAX)).unwrap_or(0);
@@ -333,6 +346,11 @@ fn check_pack(vault: &Vault, pack: &RunPack, buffers: &mut Buffers) -> Result<Ch
                 checked.damaged.extend(segment.blobs.iter().map(|(id, _)| *id));
             }
         }
+    }
+    // They count as damaged, so that they are stored again.
+    for id in places::misplaced(index, &record, counts.get(&pack.id).copied().unwrap_or(0)) {
+        checked.problems.push((key.clone(), format!("the index does not say where the blob {id} is")));
+        checked.damaged.push(id);
     }
     Ok(checked)
 }

@@ -10,6 +10,10 @@ use crate::model::{Error, Id, Progress, Result};
 /// Deeper than this no path goes.
 const DEPTH: usize = 4096;
 
+/// More entries are not compared: a few nodes that stand for each other many times over stand for more than anybody
+/// could wait for.
+const ENTRIES: u64 = if cfg!(test) { 100_000 } else { 100_000_000 };
+
 /// One difference.
 #[derive(Debug, Clone, Copy)]
 pub enum Change<'a> {
@@ -39,7 +43,8 @@ pub fn compare(old: Tree<'_>, new: Tree<'_>, found: &mut dyn Differences, progre
             None => Ok(None),
         }
     };
-    let mut walk = Walk { old: old.map(|t| t.0), new: new.map(|t| t.0), found, progress, pending: Vec::new() };
+    let mut walk =
+        Walk { old: old.map(|t| t.0), new: new.map(|t| t.0), found, progress, pending: Vec::new(), left: ENTRIES };
     walk.push(Vec::new(), 0, top(old)?, top(new)?);
     walk.run()
 }
@@ -57,6 +62,8 @@ struct Walk<'a> {
     found: &'a mut dyn Differences,
     progress: &'a Progress,
     pending: Vec<Dirs>,
+    /// Entries that may still be looked at.
+    left: u64,
 }
 
 /// A directory in one tree or in both.
@@ -96,6 +103,10 @@ impl Walk<'_> {
             _ => Ok(Vec::new()),
         };
         let (old, new) = (read(self.old, dirs.old)?, read(self.new, dirs.new)?);
+        let left = self.left.checked_sub((old.len() + new.len()).max(1) as u64);
+        self.left = left.ok_or_else(|| {
+            Error::limit_reached(format!("the two trees have more than {ENTRIES} entries in directories that differ"))
+        })?;
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
         loop {
             let order = match (old.peek(), new.peek()) {

@@ -51,8 +51,8 @@ impl std::fmt::Display for Compression {
 
 /// The record is stored as it is.
 pub const PLAIN: u8 = 0;
-const ZSTD: u8 = 1;
-const GZIP: u8 = 2;
+pub(super) const ZSTD: u8 = 1;
+pub(super) const GZIP: u8 = 2;
 
 /// Compresses records, keeping what can be reused between them.
 pub struct Compressor {

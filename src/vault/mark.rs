@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::handle::Vault;
 use super::index::LocalIndex;
-use super::tree::{Content, Entry, Kind, Node, content};
+use super::tree::{Content, Entry, Kind, Node, Totals, content};
 use crate::model::{Error, Id, Progress, Result};
 
 /// Marked blobs of one state of the index.
@@ -23,6 +23,8 @@ pub trait Visitor {
     fn missing(&mut self, path: &[u8], id: &Id);
     /// A node or list could not be read. The walk goes on beside it.
     fn unreadable(&mut self, path: &[u8], error: Error);
+    /// A node is not what the one above says of it. The walk goes on.
+    fn inconsistent(&mut self, _path: &[u8], _what: &str) {}
     /// Called for every blob when it is met, be it a file's or a node; `path` is where it belongs.
     fn blob(&mut self, _path: &[u8], _id: &Id) {}
     /// Whether subtrees that were walked before are walked again (to name every path).
@@ -83,8 +85,8 @@ impl Marks {
 
     /// Marks everything that a tree refers to.
     pub fn tree(&mut self, vault: &Vault, root: &Id, visitor: &mut dyn Visitor, progress: &Progress) -> Result<()> {
-        let mut pending = vec![(*root, Vec::new())];
-        while let Some((id, path)) = pending.pop() {
+        let mut pending = vec![(*root, Vec::new(), Claim::default())];
+        while let Some((id, path, claim)) = pending.pop() {
             progress.check()?;
             match self.walk(&id) {
                 Some(true) if !visitor.everything() => continue,
@@ -94,18 +96,39 @@ impl Marks {
                     continue;
                 }
             }
-            match vault.node(&id) {
-                Err(e) => visitor.unreadable(&path, e),
-                Ok(Node::Branch(children)) => pending.extend(children.iter().rev().map(|c| (c.node, path.clone()))),
-                Ok(Node::Root(root)) => {
-                    if let Kind::Directory { node, .. } = root.kind {
-                        pending.push((node, path));
+            let node = match vault.node(&id) {
+                Ok(node) => node,
+                Err(e) => {
+                    visitor.unreadable(&path, e);
+                    continue;
+                }
+            };
+            if let Some(what) = claim.broken_by(&node) {
+                visitor.inconsistent(&path, what);
+            }
+            match node {
+                Node::Branch(children) => {
+                    let mut after = claim.after;
+                    let mut below = Vec::with_capacity(children.len());
+                    for child in children {
+                        let last = Some((child.last.clone(), child.count));
+                        let after = after.replace(child.last);
+                        let claim = Claim { totals: Some(child.totals), after, last, deep: claim.deep + 1 };
+                        below.push((child.node, path.clone(), claim));
+                    }
+                    pending.extend(below.into_iter().rev());
+                }
+                Node::Root(root) => {
+                    if let Kind::Directory { node, totals, .. } = root.kind {
+                        pending.push((node, path, Claim::of(totals)));
                     }
                 }
-                Ok(Node::Leaf(entries)) => {
+                Node::Leaf(entries) => {
                     progress.add(entries.len() as u64, 0);
                     let below = entries.iter().rev().filter_map(|entry| match entry.kind {
-                        Kind::Directory { node, .. } => Some((node, joined(&path, &entry.name))),
+                        Kind::Directory { node, totals, .. } => {
+                            Some((node, joined(&path, &entry.name), Claim::of(totals)))
+                        }
                         _ => None,
                     });
                     let below: Vec<_> = below.collect();
@@ -140,6 +163,58 @@ impl Marks {
                 }
             }
         }
+    }
+}
+
+/// Branches over leaves nest no deeper.
+const DEEP: u32 = 5;
+
+/// What is said of a node where it is referred to.
+#[derive(Debug, Default)]
+struct Claim {
+    /// What it holds; `None`: it is the first.
+    totals: Option<Totals>,
+    /// The name that comes before its own, in a branch.
+    after: Option<Vec<u8>>,
+    /// Its last name, and how many it has, in a branch.
+    last: Option<(Vec<u8>, u64)>,
+    /// Branches above it.
+    deep: u32,
+}
+
+impl Claim {
+    fn of(totals: Totals) -> Self {
+        Self { totals: Some(totals), ..Self::default() }
+    }
+
+    /// What is wrong with the node.
+    fn broken_by(&self, node: &Node) -> Option<&'static str> {
+        let mut totals = Totals::default();
+        let (first, last, count) = match node {
+            Node::Root(_) => return self.totals.map(|_| "a root stands below another node"),
+            Node::Leaf(entries) => {
+                entries.iter().for_each(|entry| totals.add(entry.totals()));
+                let name = |entry: Option<&Entry>| entry.map(|entry| entry.name.clone());
+                (name(entries.first()), name(entries.last()), entries.len() as u64)
+            }
+            Node::Branch(children) => {
+                children.iter().for_each(|child| totals.add(child.totals));
+                let count = children.iter().fold(0u64, |n, child| n.saturating_add(child.count));
+                (None, children.last().map(|child| child.last.clone()), count)
+            }
+        };
+        if self.totals.is_some_and(|said| said != totals) {
+            return Some("a directory's totals are not the sum of what it holds");
+        }
+        if self.deep > DEEP {
+            return Some("a directory's nodes nest too deep");
+        }
+        let (name, said) = self.last.as_ref()?;
+        if last.as_ref() != Some(name) || count != *said {
+            return Some("a node is not the one that its branch means");
+        }
+        let early = first.is_some_and(|first| self.after.as_ref().is_some_and(|after| first <= *after));
+        early.then_some("a directory has names out of order")
     }
 }
 

@@ -22,6 +22,7 @@ pub mod mark;
 pub mod mirror;
 pub mod object;
 pub mod pack;
+mod places;
 pub mod prune;
 pub mod records;
 pub mod seal;

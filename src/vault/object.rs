@@ -53,6 +53,12 @@ pub fn seal(keys: &Keys, class: Class, plain: &[u8]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// How long an object may be before compression, in bytes. An index is closed at half a million blobs, each 40 bytes,
+/// or after the pack that goes beyond; the others are records of a few kilobytes.
+fn plain_max(class: Class) -> u32 {
+    if class == Class::Index { 256 << 20 } else { 32 << 20 }
+}
+
 /// The plain bytes of a stored object.
 pub fn open(keys: &Keys, class: Class, stored: &mut [u8]) -> Result<Vec<u8>> {
     let sealer = keys.open_header(class, stored)?;
@@ -62,8 +68,8 @@ pub fn open(keys: &Keys, class: Class, stored: &mut [u8]) -> Result<Vec<u8>> {
     };
     let [codec, a, b, c, d] = *head;
     let plain_len = u32::from_be_bytes([a, b, c, d]);
-    if u64::from(plain_len) > 4 * OBJECT_MAX {
-        return Err(Error::damaged("an object is too large"));
+    if plain_len > plain_max(class) {
+        return Err(Error::damaged("an object claims to be larger than any of its class"));
     }
     let packed = sealer.open(Record { ordinal: 0, codec, plain_len }, sealed)?;
     compress::decompress(codec, packed, usize::try_from(plain_len).unwrap_or(usize::MAX)).map(Cow::into_owned)

@@ -26,28 +26,36 @@ impl Vault {
 
     /// All entries of a directory, over all of its nodes, sorted by name.
     pub fn entries(&self, node: &Id) -> Result<Vec<Entry>> {
+        let mut top = self.node(node)?;
+        if let Node::Root(root) = &top
+            && let Kind::Directory { node, .. } = root.kind
+        {
+            top = self.node(&node)?;
+        }
         let mut entries = Vec::new();
-        self.visit_leaves(node, DEPTH, &mut |leaf| {
-            entries.extend(leaf);
-            Ok(())
-        })?;
-        if !entries.is_sorted_by(|a, b| a.name < b.name) {
-            return Err(Error::damaged(format!("the directory {node} has names out of order")));
+        match top {
+            Node::Leaf(all) => entries = all,
+            top => self.gather(top, DEPTH, &mut entries)?,
         }
         Ok(entries)
     }
 
-    /// Calls `visit` with the entries of each leaf of a directory, in order.
-    fn visit_leaves(&self, node: &Id, depth: usize, visit: &mut dyn FnMut(Vec<Entry>) -> Result<()>) -> Result<()> {
-        match self.node(node)? {
-            Node::Leaf(entries) => visit(entries),
-            Node::Root(root) => match root.kind {
-                Kind::Directory { node, .. } if depth == DEPTH => self.visit_leaves(&node, depth - 1, visit),
-                _ => Err(Error::damaged("a root stands below another node")),
-            },
+    /// Appends the entries beneath a node. Out of order is said at once: nodes that say the same many times over
+    /// would fill the memory first.
+    fn gather(&self, node: Node, depth: usize, entries: &mut Vec<Entry>) -> Result<()> {
+        match node {
+            Node::Leaf(leaf) => {
+                let first = leaf.first().ok_or_else(|| Error::damaged("a leaf of a branch is empty"))?;
+                if entries.last().is_some_and(|last| last.name >= first.name) {
+                    return Err(Error::damaged("a directory has names out of order"));
+                }
+                entries.extend(leaf);
+                Ok(())
+            }
+            Node::Root(_) => Err(Error::damaged("a root stands below another node")),
             Node::Branch(_) if depth == 0 => Err(Error::damaged("a directory's nodes nest too deep")),
             Node::Branch(children) => {
-                children.iter().try_for_each(|child| self.visit_leaves(&child.node, depth - 1, visit))
+                children.iter().try_for_each(|child| self.gather(self.node(&child.node)?, depth - 1, entries))
             }
         }
     }
@@ -91,18 +99,47 @@ impl Vault {
         Ok(found)
     }
 
-    /// The blobs of a content of `len` bytes, lists resolved.
+    /// The parts of a file's content of `len` bytes, all at once.
     pub fn parts(&self, content: &Content, len: u64) -> Result<Vec<Part>> {
-        match content {
-            Content::Empty => Ok(Vec::new()),
-            Content::Whole(id) => Ok(vec![Part { id: *id, len }]),
-            Content::Parts(parts) => Ok(parts.clone()),
-            Content::Lists(lists) => {
-                let mut parts = Vec::new();
-                for list in lists {
-                    parts.extend(content::decode_list(&self.read_blob(&list.id)?, list.len)?);
+        self.each_part(content, len).collect()
+    }
+
+    /// The same one after another; of lists no more than one is in memory.
+    pub fn each_part(&self, content: &Content, len: u64) -> Parts<'_> {
+        let (lists, parts) = match content {
+            Content::Empty => (Vec::new(), Vec::new()),
+            Content::Whole(id) => (Vec::new(), vec![Part { id: *id, len }]),
+            Content::Parts(parts) => (Vec::new(), parts.clone()),
+            Content::Lists(lists) => (lists.clone(), Vec::new()),
+        };
+        Parts { vault: self, lists: lists.into_iter(), parts: parts.into_iter() }
+    }
+}
+
+/// The parts of a file, read from the vault as they are asked for. Ends after an error.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    vault: &'a Vault,
+    lists: std::vec::IntoIter<Part>,
+    parts: std::vec::IntoIter<Part>,
+}
+
+impl Iterator for Parts<'_> {
+    type Item = Result<Part>;
+
+    fn next(&mut self) -> Option<Result<Part>> {
+        loop {
+            if let Some(part) = self.parts.next() {
+                return Some(Ok(part));
+            }
+            let list = self.lists.next()?;
+            let blob = self.vault.read_blob(&list.id);
+            match blob.and_then(|blob| content::decode_list(&blob, list.len)) {
+                Ok(parts) => self.parts = parts.into_iter(),
+                Err(e) => {
+                    self.lists = Vec::new().into_iter();
+                    return Some(Err(e));
                 }
-                Ok(parts)
             }
         }
     }

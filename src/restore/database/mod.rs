@@ -233,8 +233,8 @@ impl<'a> Plan<'a> {
 
     /// Whether a dump begins so.
     fn starts_with(&self, dump: &DumpFile, text: &str) -> Result<bool> {
-        let first = self.vault.parts(&dump.content, dump.size)?.into_iter().next();
-        let first = first.map(|part| self.vault.read_blob(&part.id)).transpose()?;
+        let first = self.vault.each_part(&dump.content, dump.size).next();
+        let first = first.map(|part| self.vault.read_blob(&part?.id)).transpose()?;
         Ok(first.is_some_and(|bytes| bytes.starts_with(text.as_bytes())))
     }
 
@@ -245,7 +245,8 @@ impl<'a> Plan<'a> {
     /// Writes a dump into a program, and waits for the program's end.
     fn pour(&self, dump: &DumpFile, mut feed: crate::source::database::tool::Feed) -> Result<Vec<u8>> {
         let mut broken = false;
-        for part in self.vault.parts(&dump.content, dump.size)? {
+        for part in self.vault.each_part(&dump.content, dump.size) {
+            let part = part?;
             self.progress.check()?;
             let bytes = self.vault.read_blob(&part.id)?;
             if bytes.len() as u64 != part.len {
@@ -265,7 +266,8 @@ impl<'a> Plan<'a> {
 
     /// The same for a program that reads only as much as it needs.
     fn pour_start(&self, dump: &DumpFile, mut feed: crate::source::database::tool::Feed) -> Result<Vec<u8>> {
-        for part in self.vault.parts(&dump.content, dump.size)? {
+        for part in self.vault.each_part(&dump.content, dump.size) {
+            let part = part?;
             self.progress.check()?;
             if feed.write_all(&self.vault.read_blob(&part.id)?).is_err() {
                 break;

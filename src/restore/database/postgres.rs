@@ -183,7 +183,8 @@ pub fn globals(goal: &Goal, plan: &Plan<'_>) -> Result<()> {
     let there = column_of(&server, "template1", "SELECT quote_ident(rolname) FROM pg_roles", plan.progress)?;
     let there: BTreeSet<&str> = there.iter().map(String::as_str).collect();
     let mut text = Vec::new();
-    for part in plan.vault.parts(&goal.dump.content, goal.dump.size)? {
+    for part in plan.vault.each_part(&goal.dump.content, goal.dump.size) {
+        let part = part?;
         text.extend(plan.vault.read_blob(&part.id)?.iter());
     }
     let text = String::from_utf8_lossy(&text).into_owned();

@@ -128,7 +128,8 @@ pub fn stage(goal: &Goal, item: &Item, plan: &Plan<'_>) -> Result<()> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&spot.dir, beside.as_bytes(), flags, Mode::RUSR | Mode::WUSR);
     let mut file = File::from(file.at(|| format!("cannot write into {}", spot.path.display()))?);
-    for part in plan.vault.parts(&goal.dump.content, goal.dump.size)? {
+    for part in plan.vault.each_part(&goal.dump.content, goal.dump.size) {
+        let part = part?;
         plan.progress.check()?;
         let bytes = plan.vault.read_blob(&part.id)?;
         file.write_all(&bytes).at(|| format!("cannot write {}", item.name))?;

@@ -96,22 +96,23 @@ impl<'a> Tar<'a> {
         Ok(())
     }
 
-    fn file(&mut self, mut header: Header, layout: &Layout, size: u64) -> Result<()> {
+    fn file(&mut self, mut header: Header, layout: &Layout<'_>, size: u64) -> Result<()> {
         header.size = size;
         self.out.write(&header.encode())?;
         self.content(layout)?;
         self.pad(size)
     }
 
-    fn sparse(&mut self, header: Header, layout: &Layout, size: u64) -> Result<()> {
+    fn sparse(&mut self, header: Header, layout: &Layout<'_>, size: u64) -> Result<()> {
         let (head, len) = sparse(header, layout.ranges().collect(), size);
         self.out.write(&head)?;
         self.content(layout)?;
         self.pad(len)
     }
 
-    fn content(&mut self, layout: &Layout) -> Result<()> {
+    fn content(&mut self, layout: &Layout<'_>) -> Result<()> {
         for part in layout.parts() {
+            let (_, part) = part?;
             self.progress.check()?;
             let blob = self.vault.read_blob(&part.id)?;
             if blob.len() as u64 != part.len {

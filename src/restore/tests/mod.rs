@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod export;
+mod hostile;
 mod inplace;
 mod metadata;
 mod salvage;

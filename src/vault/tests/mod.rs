@@ -3,6 +3,7 @@
 mod damage;
 mod fetch;
 mod format;
+mod hostile;
 mod life;
 mod mirrors;
 mod unique;

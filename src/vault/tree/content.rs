@@ -105,6 +105,9 @@ pub fn encode_list(parts: &[Part]) -> Vec<u8> {
 pub fn decode_list(bytes: &[u8], len: u64) -> Result<Vec<Part>> {
     let mut r = Reader::new(bytes, "a list of a file's parts");
     let parts = decode_parts(&mut r)?;
+    if parts.len() > LIST_PARTS {
+        return Err(r.bad("it has too many parts"));
+    }
     if cover(&parts) != Some(len) {
         return Err(r.bad("its parts do not add up"));
     }
