@@ -13,6 +13,7 @@ pub mod meta;
 pub mod origin;
 pub use crate::model::paths;
 pub mod project;
+pub mod reserve;
 pub mod resource;
 pub mod schedule;
 pub mod snapshot;
@@ -40,6 +41,7 @@ pub use destination::Destination;
 pub use job::{Job, Task};
 pub use origin::Origin;
 pub use project::Project;
+pub use reserve::Reserve;
 pub use resource::Resource;
 pub use schedule::{Keep, Schedule};
 pub use snapshot::Snapshot;
@@ -62,6 +64,7 @@ pub struct Catalog {
     path: PathBuf,
     /// `None` where it could not be opened again after a failure.
     db: Mutex<Option<Arc<Database>>>,
+    reserve: Reserve,
     _lock: Flock<File>,
 }
 
@@ -168,7 +171,7 @@ impl Catalog {
         let db = Mutex::new(Some(Arc::new(open(&path)?)));
         // The name of a new file must survive too.
         File::open(state_dir).and_then(|d| d.sync_all()).at(|| format!("cannot sync {}", state_dir.display()))?;
-        let catalog = Self { path, db, _lock: lock };
+        let catalog = Self { path, db, reserve: Reserve::of(state_dir), _lock: lock };
         catalog.write(|w| {
             w.make_tables()?;
             index_again(w)?;
@@ -222,6 +225,13 @@ impl Catalog {
         let done = work(&writer);
         writer.into_inner().abort().map_err(failed)?;
         done
+    }
+
+    /// The same as [`Catalog::write`] for what has happened and cannot be refused: for that there is room on a full
+    /// disk too.
+    pub fn record<T>(&self, work: impl FnOnce(&Writer) -> Result<T>) -> Result<T> {
+        self.reserve.keep();
+        self.write(work)
     }
 
     /// Changes the catalog in one transaction; an error changes nothing.

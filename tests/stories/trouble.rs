@@ -311,6 +311,37 @@ fn a_full_state_directory_is_named_and_forgets_nothing() {
     assert_eq!(differences(&daemon.source(), &place), "");
 }
 
+/// A job that ends while the state directory has no room ends all the same: for that some is kept.
+#[test]
+fn the_end_of_a_job_is_written_down_though_the_disk_is_full() {
+    needs_root!("the_end_of_a_job_is_written_down_though_the_disk_is_full");
+    let mut daemon = Daemon::start();
+    let slow = "before = [['/bin/sleep', '8']]";
+    let text = format!("[resource.data]\npaths = ['{}']\n{slow}\n", daemon.source().display());
+    std::fs::write(daemon.path("strongroom.toml"), text).unwrap();
+    sh(&daemon.source(), "head -c 20000000 /dev/urandom > file");
+    assert!(daemon.stop().success());
+    sh(daemon.dir(), "mv state before");
+    let disk = Disk::new("ext4", 150, &daemon.path("state"));
+    sh(daemon.dir(), "cp -a before/. state/; chmod --reference=before state");
+    daemon.start_again();
+    assert!(disk.path.join("reserve").exists());
+    let job = number(&daemon.ok("CreateBackup sa{sv} data 0")["job"]);
+    sh(&disk.path, "cat /dev/zero > ballast 2>/dev/null || true");
+    let words = "x".repeat(900);
+    // Nothing more fits in the room that the catalog has inside either.
+    let refused =
+        (0..300).any(|n| daemon.call(&format!("AddProject sa{{sv}} many{n} 1 description s {words}")).is_err());
+    assert!(refused && daemon.ok(&format!("GetJob t {job}"))["completed_at"].is_null(), "the job was too fast");
+    let ended = daemon.wait(job);
+    assert!(ended["state"] == "completed" || ended["error_name"] == "org.strongroom1.Error.NoSpace", "{ended}");
+    assert!(!disk.path.join("reserve").exists());
+    sh(&disk.path, "rm ballast");
+    assert_eq!(daemon.back_up("data")["status"], "completed");
+    assert!(disk.path.join("reserve").exists());
+    daemon.assert_well();
+}
+
 /// Real limits of open files and of memory: whatever ends by them, nothing is lost, and without them it works.
 #[test]
 fn limits_of_the_system_lose_nothing() {

@@ -80,6 +80,7 @@ impl Service {
             }
             super::snapshots::drop_unused(w, row.resource)?;
             if let Some(vault) = later {
+                note(w, vault, |v| v.measured = None)?;
                 housekeeping::prune_soon(w, vault, now.saturating_add(PRUNE_AGAIN).unwrap_or(now))?;
             }
             if let Some(vault) = space {
@@ -107,7 +108,14 @@ impl Service {
 
     pub(super) fn run_prune(&self, job: &Job, dry_run: bool, progress: &Arc<Progress>) -> Result<Report> {
         let (row, open) = self.vault_of_job(job)?;
-        let report = self.collect(&row, &open, dry_run, progress)?;
+        let report = match self.collect(&row, &open, dry_run, progress) {
+            // It may have copied some before it failed.
+            Err(e) if !dry_run => {
+                self.catalog.write(|w| note(w, row.id, |v| v.measured = None))?;
+                return Err(e);
+            }
+            result => result?,
+        };
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
         let (now, rewrote) = (self.now(), report.packs_rewritten > 0);

@@ -223,7 +223,7 @@ impl Service {
         if let Some(shown) = &report.show {
             self.show_one(&shown.0, &shown.1, &shown.2);
         }
-        let written = self.catalog.write(|w| {
+        let written = self.catalog.record(|w| {
             if let Some(change) = report.change.take() {
                 change(w)?;
             }
