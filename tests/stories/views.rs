@@ -1,9 +1,13 @@
 //! "All that this file ever was, as files": the views over all backups, through the real mount.
 
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
 
-use crate::common::{Daemon, differences, number, sh, sh_fails, wait_for};
+use nix::unistd::Pid;
+
+use crate::common::{Daemon, differences, heavy, number, sh, sh_fails, wait_for};
 use crate::needs_root;
 
 const STRANGER: &str = "setpriv --reuid 12345 --regid 12345 --clear-groups --inh-caps=-all";
@@ -137,28 +141,89 @@ fn versions_let_nobody_in_whom_a_backup_kept_out() {
     assert_eq!(sh(&root, &format!("cat open{shown}/e/f/*; cat closed{shown}/d/own/*")), "1\n2\nsecret\n");
 }
 
+/// What is said by a variable, or what is enough for every day.
+fn wanted(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(usual)
+}
+
+/// Memory that a process has, and the most that it had, in MB.
+fn memory(pid: Pid) -> [u64; 2] {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    ["VmRSS:", "VmHWM:"].map(|key| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+    })
+}
+
+/// `STRONGROOM_BACKUPS=1000 STRONGROOM_FILES=100000` says how many, `--nocapture` shows the figures.
 #[test]
 fn a_thousand_backups_have_one_tree_of_versions() {
     needs_root!("a_thousand_backups_have_one_tree_of_versions");
+    let _heavy = heavy();
+    let (count, files) = (wanted("STRONGROOM_BACKUPS", 60), wanted("STRONGROOM_FILES", 400));
     let daemon = Daemon::start();
     let source = daemon.source();
-    let count: u32 = std::env::var("STRONGROOM_BACKUPS").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
-    sh(&source, "mkdir d e; for i in $(seq 200); do echo $i > d/$i; echo $i > e/$i; done");
+    // In directories of 200, of which the first half changes. What was ever in each file:
+    let mut model: HashMap<String, BTreeSet<String>> = HashMap::new();
+    let mut write = |at: usize, text: String| {
+        let path = format!("d{}/{}", at / 200, at % 200);
+        std::fs::write(source.join(&path), &text).unwrap();
+        model.entry(path).or_default().insert(text);
+    };
+    for at in 0..files {
+        if at % 200 == 0 {
+            std::fs::create_dir(source.join(format!("d{}", at / 200))).unwrap();
+        }
+        write(at, format!("at first {at}"));
+    }
     daemon.add("tree", &source);
+    let growth = |when: &str| {
+        let mount = memory(daemon.browse_pid().unwrap());
+        println!("{when}: MB now and at most, daemon {:?}, mount {mount:?}", memory(daemon.pid()));
+        assert!(mount[1] < 160, "{mount:?}");
+    };
     for i in 0..count {
-        sh(&source, &format!("echo {i} > d/7; echo {i} > d/{}", 10 + i % 100));
+        if i > 0 {
+            write(7, format!("{i}\n"));
+            write(10 + i * 37 % (files / 2 - 10), format!("then {i}\n"));
+        }
         let made = daemon.ok("CreateBackup sa{sv} tree 1 backup_type s automatic");
         daemon.wait(number(&made["job"]));
+        if i == count / 3 || i == count - 1 {
+            growth(&format!("after {} backups", i + 1));
+        }
     }
     let below = daemon.path("browse/versions/default/tree").join(source.strip_prefix("/").unwrap());
     let time = |script: &str| {
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         let told = sh(&below, script);
         println!("{script}: {:.0} ms", since.elapsed().as_secs_f64() * 1e3);
         told
     };
-    assert_eq!(time("ls d/7 | wc -l"), format!("{count}\n"));
-    assert_eq!(time("cat d/7/* | sort -n | tail -n 1"), format!("{}\n", count - 1));
-    assert_eq!(time("ls e | wc -l; ls e/9 | wc -l"), "200\n1\n");
-    assert_eq!(time("find . -type f | wc -l"), format!("{}\n", 400 + 2 * (count - 1)));
+    let of = |path: &str| model[path].len();
+    for _ in ["cold", "warm"] {
+        assert_eq!(time("ls d0/7 | wc -l"), format!("{}\n", of("d0/7")));
+    }
+    assert_eq!(time("cat d0/7/* | grep -v first | sort -n | tail -n 1"), format!("{}\n", count - 1));
+    assert_eq!(time("ls d1 | wc -l; ls d1/9 | wc -l"), "200\n1\n");
+    assert_eq!(time("ls | wc -l"), format!("{}\n", files / 200));
+    growth("after some listings");
+    let ask = |line: &str| {
+        let since = Instant::now();
+        let told = daemon.ok(line)[0].as_u64().unwrap();
+        println!("{line}: {:.0} ms", since.elapsed().as_secs_f64() * 1e3);
+        usize::try_from(told).unwrap()
+    };
+    let shown = source.display();
+    for _ in ["cold", "warm"] {
+        // A version in the mount is a content, in a list it also has its time.
+        assert!(ask(&format!("ListVersions ssa{{sv}} tree {shown}/d0/7 1 page_size u 1000")) >= of("d0/7"));
+        assert_eq!(ask(&format!("ListVersions ssa{{sv}} tree {shown}/d1/9 0")), 1);
+        assert!(ask("FindFiles ssa{sv} tree 7 1 page_size u 1000") >= of("d0/7") + files / 200 - 1);
+        assert_eq!(ask("FindFiles ssa{sv} tree *.conf 0"), 0);
+    }
+    growth("after some answers");
+    let all: usize = model.values().map(BTreeSet::len).sum();
+    assert_eq!(time("find . -type f | wc -l"), format!("{all}\n"));
+    growth("after find");
 }
