@@ -70,7 +70,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
     if args.peek().is_some_and(|first| first == "browse") {
         log::start(LevelFilter::INFO);
         limits::apply(limits::Buffers::Returned);
-        return crate::browse::main(args.skip(1));
+        return crate::browse::main(args.skip(1), limits::trim);
     }
     let options = match Options::try_parse_from(std::iter::once(OsString::from("strongroomd")).chain(args)) {
         Ok(options) => options,

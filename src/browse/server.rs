@@ -48,6 +48,9 @@ struct Options {
     report: bool,
 }
 
+/// How often memory is tidied up.
+const TIDY: Duration = Duration::from_secs(3);
+
 /// The process's definition, for its man page.
 pub fn command() -> clap::Command {
     <Options as clap::CommandFactory>::command()
@@ -55,8 +58,8 @@ pub fn command() -> clap::Command {
 
 /// Runs the browse process with the arguments that follow `browse`. Gives the exit code: 0 when
 /// it was told to end, 1 when it could not start, 2 for wrong arguments, 3 when somebody
-/// unmounted the file system.
-pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
+/// unmounted the file system. Every now and then it does `tidy`.
+pub fn main(args: impl Iterator<Item = OsString>, tidy: fn()) -> i32 {
     let options = match Options::try_parse_from(std::iter::once(OsString::from("strongroomd browse")).chain(args)) {
         Ok(options) => options,
         Err(error) => {
@@ -66,7 +69,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> i32 {
     };
     // Fails where the caller has set up a journal already.
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
-    match start(&options) {
+    match start(&options, tidy) {
         Ok((served, mount, ending)) => {
             report(&options, &welcome(&mount));
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -125,7 +128,7 @@ fn lock(socket: &Path) -> Result<Flock<File>> {
     })
 }
 
-fn start(options: &Options) -> Result<(fuse::Served, PathBuf, Arc<AtomicBool>)> {
+fn start(options: &Options, tidy: fn()) -> Result<(fuse::Served, PathBuf, Arc<AtomicBool>)> {
     process::settle();
     let signals = process::Signals::new()?;
     make_dir(&options.socket)?;
@@ -152,6 +155,12 @@ fn start(options: &Options) -> Result<(fuse::Served, PathBuf, Arc<AtomicBool>)> 
         spawn("signals", move || {
             signals.wait();
             waiting.end(&at);
+        })?;
+        spawn("tidy", move || {
+            loop {
+                thread::sleep(TIDY);
+                tidy();
+            }
         })?;
         if options.linger > 0 {
             let (watching, linger, at) = (server.clone(), Duration::from_secs(options.linger), options.socket.clone());

@@ -32,6 +32,17 @@ pub fn apply(buffers: Buffers) {
     }
 }
 
+/// Gives back to the system what lies free between what is in use: a few megabytes that come and go in small things
+/// leave several times as much behind.
+#[allow(unsafe_code)]
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim takes the allocator's own locks, and changes nothing that is in use.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
+}
+
 /// Makes the C library give large buffers back to the system when they are freed, and keeps it
 /// from growing a heap per thread: what is said about memory is measured on the process.
 #[allow(unsafe_code)]

@@ -23,7 +23,7 @@ use crate::vault::{MasterKey, NewVault, Secret, Vault};
 fn serve() {
     let args: Vec<OsString> = std::env::args_os().skip_while(|arg| arg != "--").skip(1).collect();
     if args.iter().any(|arg| arg == "--socket") {
-        std::process::exit(crate::browse::main(args.into_iter()));
+        std::process::exit(crate::browse::main(args.into_iter(), || {}));
     }
 }
 
