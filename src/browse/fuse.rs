@@ -3,7 +3,8 @@
 //! What is in memory is answered by the event loop that got the request. What must wait is done
 //! there too, as long as other loops are free, and by a pool of threads otherwise, so that there
 //! is always a loop to answer what needs no waiting. Whatever has waited too long is answered
-//! with EIO, even if its thread never comes back.
+//! with EIO, even if its thread never comes back. Directories of versions are the only inodes of
+//! which is counted what the kernel knows (`paths.rs`).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -11,8 +12,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
@@ -58,6 +59,7 @@ struct Inner {
     watch: Watch,
     /// Event loops that wait for the vault.
     waiting: AtomicUsize,
+    notifier: OnceLock<Notifier>,
 }
 
 /// The file system as fuser wants it.
@@ -77,6 +79,20 @@ impl Inner {
                 nix::errno::Errno::EIO
             }
         }
+    }
+
+    /// Remembers a directory of versions that the kernel is about to be told of; says whether it may be.
+    fn keep(self: &Arc<Self>, parent: Ino, name: &[u8], ino: Ino) -> Answer<()> {
+        if ino.is_versions() && self.view.paths().keep(parent, name, ino)? {
+            let inner = self.clone();
+            // Not here: the kernel may wait for this very answer.
+            self.lookers.run(move || {
+                if let Some(notifier) = inner.notifier.get() {
+                    notifier.tell(&inner.view.tops());
+                }
+            });
+        }
+        Ok(())
     }
 
     /// Does work that may wait: here if enough loops are free, else in a pool.
@@ -128,14 +144,18 @@ impl Inner {
         self.slow(&self.readers, work);
     }
 
-    /// Answers with what all backups of a resource have.
+    /// Answers with what all backups of a resource have, at once if it is `known`.
     fn look<R: Refuse, T>(
         self: &Arc<Self>,
         ino: Ino,
         reply: R,
+        known: impl FnOnce(&View) -> Option<T>,
         work: impl FnOnce(&View) -> Answer<T> + Send + 'static,
         send: impl FnOnce(R, T) + Send + 'static,
     ) {
+        if let Some(answer) = known(&self.view) {
+            return send(reply, answer);
+        }
         let (work, inner) = (held(self.watch.hold(reply), ino, work, send), self.clone());
         self.lookers.run(move || work(&inner));
     }
@@ -172,10 +192,20 @@ fn add(reply: &mut ReplyDirectory, row: &Row<'_>) -> bool {
     !reply.add(INodeNo(row.attr.ino.0), row.cookie, kind(&row.attr), OsStr::from_bytes(row.name))
 }
 
-fn add_plus(reply: &mut ReplyDirectoryPlus, row: &Row<'_>, ttl: Duration) -> bool {
-    let attr = file_attr(&row.attr);
+/// Adds a name in `dir`, of which the kernel knows then, but for the two that every directory has.
+fn add_plus(inner: &Arc<Inner>, dir: Ino, reply: &mut ReplyDirectoryPlus, row: &Row<'_>, ttl: Duration) -> bool {
+    let (attr, ino) = (file_attr(&row.attr), row.attr.ino);
+    let dots = matches!(row.name, b"." | b"..");
+    if !dots && inner.keep(dir, row.name, ino).is_err() {
+        // It is not shown, and nothing else is lost.
+        return true;
+    }
     let generation = Generation(row.attr.generation);
-    !reply.add(attr.ino, row.cookie, OsStr::from_bytes(row.name), &ttl, &attr, generation)
+    let added = !reply.add(attr.ino, row.cookie, OsStr::from_bytes(row.name), &ttl, &attr, generation);
+    if !added && !dots && ino.is_versions() {
+        inner.view.paths().forget(ino, 1);
+    }
+    added
 }
 
 fn kind(attr: &Attr) -> FileType {
@@ -246,14 +276,27 @@ impl Filesystem for Fs {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (parent, name) = (Ino(parent.0), name.as_bytes().to_vec());
         if parent.is_versions() {
+            let (inner, known) = (self.0.clone(), name.clone());
+            let found = self.0.view.known_version(parent, &name).flatten();
             let work = move |view: &View| view.version(parent, &name);
-            return self.0.look(parent, reply, work, |reply, attr| {
-                reply.entry(&Duration::ZERO, &file_attr(&attr), Generation(0));
-            });
+            return self.0.look(
+                parent,
+                reply,
+                |_| found,
+                work,
+                move |reply, attr| match inner.keep(parent, &known, attr.ino) {
+                    Ok(()) => reply.entry(&Duration::ZERO, &file_attr(&attr), Generation(0)),
+                    Err(fail) => reply.refuse(inner.errno(parent, fail)),
+                },
+            );
         }
+        let (inner, known) = (self.0.clone(), name.clone());
         let ask = move |view: &View, _: &mut ReplyEntry| view.lookup(parent, &name);
-        self.0.answer(parent, reply, ask, |reply, found| match found {
-            Some(attr) => reply.entry(&ttl(attr.ino), &file_attr(&attr), Generation(attr.generation)),
+        self.0.answer(parent, reply, ask, move |reply, found| match found {
+            Some(attr) => match inner.keep(parent, &known, attr.ino) {
+                Ok(()) => reply.entry(&ttl(attr.ino), &file_attr(&attr), Generation(attr.generation)),
+                Err(fail) => reply.refuse(inner.errno(parent, fail)),
+            },
             // Inode 0: the kernel remembers that there is no such name.
             None => {
                 reply.entry(&FOREVER, &file_attr(&Attr::directory(Ino(0), 0, 0, Default::default())), Generation(0))
@@ -261,11 +304,18 @@ impl Filesystem for Fs {
         });
     }
 
+    fn forget(&self, _req: &Request, ino: INodeNo, times: u64) {
+        if Ino(ino.0).is_versions() {
+            self.0.view.paths().forget(Ino(ino.0), times);
+        }
+    }
+
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let ino = Ino(ino.0);
         let send = move |reply: ReplyAttr, attr| reply.attr(&ttl(ino), &file_attr(&attr));
         if ino.is_versions() {
-            return self.0.look(ino, reply, move |view| view.version_attr(ino), send);
+            let known = |view: &View| view.known_version_attr(ino);
+            return self.0.look(ino, reply, known, move |view| view.version_attr(ino), send);
         }
         self.0.answer(ino, reply, move |view, _| view.getattr(ino), send);
     }
@@ -324,6 +374,7 @@ impl Filesystem for Fs {
             return self.0.look(
                 ino,
                 reply,
+                |view| view.known_listing(ino, offset),
                 move |view| view.listing(ino, offset),
                 move |mut reply, listing| {
                     listing.list(offset, &mut |row| add(&mut reply, &row));
@@ -336,16 +387,17 @@ impl Filesystem for Fs {
     }
 
     fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        let ino = Ino(ino.0);
+        let (inner, ino) = (self.0.clone(), Ino(ino.0));
         if ino.is_versions() {
             return self.0.look(
                 ino,
                 reply,
+                |view| view.known_listing(ino, offset),
                 move |view| view.listing(ino, offset),
                 move |mut reply, listing| {
                     listing.list(offset, &mut |row| {
                         // Who may enter what depends on all backups at the moment.
-                        add_plus(&mut reply, &row, Duration::ZERO)
+                        add_plus(&inner, ino, &mut reply, &row, Duration::ZERO)
                     });
                     reply.ok();
                 },
@@ -354,7 +406,7 @@ impl Filesystem for Fs {
         let ask = move |view: &View, reply: &mut ReplyDirectoryPlus| {
             view.list(ino, offset, &mut |row| {
                 let ttl = if row.sure { ttl(row.attr.ino) } else { Duration::ZERO };
-                add_plus(reply, &row, ttl)
+                add_plus(&inner, ino, reply, &row, ttl)
             })
         };
         self.0.answer(ino, reply, ask, |reply, ()| reply.ok());
@@ -437,6 +489,7 @@ pub fn open(view: Arc<View>, device: File, threads: usize) -> io::Result<Served>
         lookers: Pool::new("look", 2, None)?,
         watch: Watch::new()?,
         waiting: AtomicUsize::new(0),
+        notifier: OnceLock::new(),
     };
     let mut config = Config::default();
     config.acl = SessionACL::All;
@@ -445,6 +498,7 @@ pub fn open(view: Arc<View>, device: File, threads: usize) -> io::Result<Served>
     let inner = Arc::new(inner);
     let session = Session::from_fd(Fs(inner.clone()), OwnedFd::from(device), SessionACL::All, config)?;
     let notifier = session.notifier();
+    let _ = inner.notifier.set(Notifier(session.notifier()));
     // A kernel that does not take it asks for it.
     inner.view.set_push(Box::new(move |ino, bytes| drop(notifier.store(INodeNo(ino.0), 0, bytes))));
     Ok(Served(session))

@@ -50,6 +50,8 @@ impl Edition {
 /// backups and the directory.
 pub struct Pasts {
     pasts: Cache<(u64, Ino), Arc<Past>>,
+    /// Those that were much work: a walk through all the others must not push them out.
+    dear: Cache<(u64, Ino), Arc<Past>>,
     listings: Cache<(Edition, Ino), Arc<Listing>>,
     /// Counts listings that were not whole.
     broken: AtomicU64,
@@ -61,25 +63,38 @@ impl Pasts {
     /// None yet; they are kept in about `memory` bytes.
     pub fn new(memory: usize) -> Self {
         // They are few and may be heavy, and are asked for by few threads.
-        let (pasts, listings) = (Cache::with_shards(memory / 3, 1), Cache::with_shards(memory / 3 * 2, 1));
-        Self { pasts, listings, broken: AtomicU64::default(), trouble: RwLock::default() }
+        let twelfth = memory / 12;
+        let (pasts, dear) = (Cache::with_shards(twelfth, 1), Cache::with_shards(twelfth * 4, 1));
+        let listings = Cache::with_shards(twelfth * 7, 1);
+        Self { pasts, dear, listings, broken: AtomicU64::default(), trouble: RwLock::default() }
     }
 
     /// What lies at the path of a directory of versions, by `make` if it is not known.
     pub fn past(&self, key: (u64, Ino), make: impl FnOnce() -> Answer<Past>) -> Answer<Arc<Past>> {
-        if let Some(past) = self.pasts.get(&key) {
+        if let Some(past) = self.known(key) {
             return Ok(past);
         }
         let past = Arc::new(make()?);
-        if past.is_whole() {
-            self.pasts.put(key, past.clone(), past.weight());
-        }
+        self.put(key.0, past.clone());
         Ok(past)
+    }
+
+    /// Keeps what was found out about directories of this generation by the way.
+    pub fn keep(&self, generation: u64, pasts: impl IntoIterator<Item = Past>) {
+        pasts.into_iter().for_each(|past| self.put(generation, Arc::new(past)));
+    }
+
+    fn put(&self, generation: u64, past: Arc<Past>) {
+        if past.is_whole() {
+            let (key, weight) = ((generation, past.attr.ino), past.weight());
+            let cache = if past.dear { &self.dear } else { &self.pasts };
+            cache.put(key, past, weight);
+        }
     }
 
     /// What lies there, if that was asked for before.
     pub fn known(&self, key: (u64, Ino)) -> Option<Arc<Past>> {
-        self.pasts.get(&key)
+        self.dear.get(&key).or_else(|| self.pasts.get(&key))
     }
 
     /// What is in it, if that was asked for before.
@@ -166,6 +181,11 @@ impl Listing {
                 return;
             }
         }
+    }
+
+    /// Whether this is a place in it.
+    pub fn has(&self, cookie: u64) -> bool {
+        self.edition == Edition::of(cookie)
     }
 
     /// Whether it was made of these backups.

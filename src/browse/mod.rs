@@ -7,14 +7,16 @@
 //! client ── protocol ── server ── view ── world       the few directories that change
 //!                          │        ├── tree ── sheet  a backup's tree: numbers, names, links
 //!                        mount      ├── versions ─ listing  what all backups have at a path
+//!                          │        ├── paths      which path that is, as long as the kernel may ask
 //!                          │        └── file ── ahead  a file's bytes, holes and read-ahead
 //!                          │
 //!                        fuse: translates between the kernel and view
 //! ```
 //!
 //! What holds throughout: below `view` nothing waits for the vault except where the caller asked
-//! for it, no table grows with what has been looked at, and no number that a vault says is used
-//! before it was checked.
+//! for it, no table grows with what has been looked at (that of `paths` follows the kernel's own, and
+//! the kernel is asked to keep that small), and no number that a vault says is used before it was
+//! checked.
 
 mod ahead;
 mod attr;
@@ -26,6 +28,7 @@ mod fuse;
 mod ino;
 mod listing;
 mod mount;
+mod paths;
 mod pool;
 mod process;
 mod protocol;

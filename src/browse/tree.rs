@@ -33,7 +33,8 @@ pub struct Dir {
 }
 
 impl Dir {
-    fn of(number: u64, entry: &Entry) -> Option<Self> {
+    /// The entry with this number, if it is one.
+    pub fn of(number: u64, entry: &Entry) -> Option<Self> {
         match &entry.kind {
             Kind::Directory { node, totals, origin } => {
                 let dumps = *origin == Origin::Dumps;

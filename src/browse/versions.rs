@@ -16,12 +16,13 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use crate::model::Id;
-use crate::vault::tree::{Entry, Kind, Origin, Time};
+use crate::vault::tree::{Entry, Kind, Link, Origin, Time};
 
 use super::attr::{Attr, door};
 use super::fail::{Answer, Fail};
 use super::ino::Ino;
 use super::listing::Listing;
+use super::paths::Way;
 use super::tree::Dir;
 use super::types::Policy;
 use super::view::{PATH_MAX, View};
@@ -30,20 +31,26 @@ use super::world::Mounted;
 /// What is put behind a version's name, as often as needed, until no other has it.
 const MARK: u8 = b'~';
 
+/// Where so many states of a directory must be looked through, what was found is worth more than its room. (In tests
+/// there are few.)
+const MANY: usize = if cfg!(test) { 3 } else { 16 };
+
 /// A directory of versions.
 pub struct Past {
     /// The directory's own attributes.
     pub attr: Attr,
+    /// Whether it was much work to find out.
+    pub dear: bool,
     parent: Ino,
     level: Level,
 }
 
 impl Past {
-    /// What a name in it stands for. Waits for the vault.
-    pub fn lookup(&self, view: &View, name: &[u8]) -> Answer<Option<Attr>> {
-        let found = descend(view, &self.level, name)?;
-        if let Some(home) = found.home {
-            return Ok(found.attr(home.ino(), self.attr.mtime));
+    /// What a name in it stands for, and what is found out by that of a directory. Waits for the vault.
+    pub fn lookup(&self, view: &View, name: &[u8]) -> Answer<Option<(Attr, Option<Self>)>> {
+        let level = descend(view, &self.level, name)?;
+        if let Some(past) = self.beneath(view.paths().ino(self.attr.ino, name), level) {
+            return Ok(Some((past.attr, Some(past))));
         }
         // It may be a version, whose name has as many marks as others have taken.
         let marks = name.iter().rev().take_while(|byte| **byte == MARK).count();
@@ -51,20 +58,33 @@ impl Past {
         let own = name.get(..bare).unwrap_or_default();
         let Some(version) = self.level.versions.iter().find(|version| version.name() == own) else { return Ok(None) };
         for end in bare..name.len() {
-            if descend(view, &self.level, name.get(..end).unwrap_or_default())?.home.is_none() {
+            if descend(view, &self.level, name.get(..end).unwrap_or_default())?.is_empty() {
                 return Ok(None);
             }
         }
-        Ok(Some(version.attr))
+        Ok(Some((version.attr, None)))
     }
 
-    /// All that is in it. Waits for the vault.
-    pub fn listing(&self, view: &View) -> Answer<Listing> {
+    /// What is in it, if there is anything.
+    fn beneath(&self, ino: Ino, level: Level) -> Option<Self> {
+        let attr = level.attr(ino, self.attr.mtime)?;
+        Some(Self { attr, dear: self.level.is_many(), parent: self.attr.ino, level })
+    }
+
+    /// All that is in it, and of its directories what was found out by the way, if that was much work and is not much
+    /// in itself. Waits for the vault.
+    pub fn listing(&self, view: &View) -> Answer<(Listing, Vec<Self>)> {
         let mut rows: BTreeMap<Vec<u8>, Attr> = BTreeMap::new();
-        let (names, whole) = names(view, &self.level)?;
-        for (name, found) in names {
-            let access = of_name(found.file, found.access, found.newest.view.policy);
-            rows.insert(name, access.attr(found.home.ino(), self.attr.mtime));
+        let mut pasts = Vec::new();
+        let names = names(view, &self.level)?;
+        for (name, found) in names.found {
+            let ino = view.paths().ino(self.attr.ino, &name);
+            if let Some(attr) = found.attr(ino, self.attr.mtime) {
+                rows.insert(name, attr);
+            }
+            if names.whole && names.known {
+                pasts.extend(self.beneath(ino, found.level(self.level.whole)));
+            }
         }
         for version in &self.level.versions {
             let mut name = version.name();
@@ -73,7 +93,7 @@ impl Past {
             }
             rows.insert(name, version.attr);
         }
-        Ok(Listing::new(self.attr, self.parent, rows, whole && self.level.whole))
+        Ok((Listing::new(self.attr, self.parent, rows, names.whole && self.level.whole), pasts))
     }
 
     /// Whether everything could be read.
@@ -88,10 +108,15 @@ impl Past {
 }
 
 /// What each of several directories lets its callers do.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 enum Access {
+    #[default]
     Unknown,
-    All { mode: u16, uid: u32, gid: u32 },
+    All {
+        mode: u16,
+        uid: u32,
+        gid: u32,
+    },
     Root,
 }
 
@@ -133,32 +158,11 @@ impl Access {
     }
 }
 
-/// Where a path has its inode from: of all backups that have it the one with the lowest rank. A backup that comes
-/// has a higher rank than the others that are as new as the anchor, so it changes no inode of what they have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Home {
-    rank: usize,
-    slot: u64,
-    number: u64,
-}
-
-impl Home {
-    fn ino(self) -> Ino {
-        Ino::new(self.slot, 0).versions(self.number)
-    }
-
-    /// That of what is `number` in `dir`, which has this one: directories that are equal are numbered alike.
-    fn of(self, dir: &Dir, number: u64) -> Self {
-        Self { number: self.number.saturating_add(number.saturating_sub(dir.number)), ..self }
-    }
-}
-
 /// One state of a directory, and the backups that have it.
 struct Strand {
     newest: Arc<Mounted>,
     oldest: Arc<Mounted>,
     dir: Dir,
-    home: Home,
 }
 
 /// One content of a file.
@@ -171,8 +175,6 @@ struct Version {
 
 /// What lies at a path, from new to old.
 struct Level {
-    /// Where its inode is from, if there is anything.
-    home: Option<Home>,
     strands: Vec<Strand>,
     versions: Vec<Version>,
     access: Access,
@@ -188,6 +190,14 @@ impl Version {
 }
 
 impl Level {
+    fn is_many(&self) -> bool {
+        self.strands.len() >= MANY
+    }
+
+    fn is_empty(&self) -> bool {
+        self.strands.is_empty() && self.versions.is_empty()
+    }
+
     /// The attributes of the directory that stands for it, if there is anything.
     fn attr(&self, ino: Ino, changed: Time) -> Option<Attr> {
         let newest = self.strands.first().map(|strand| &strand.newest);
@@ -216,10 +226,6 @@ impl Strands {
             hash_map::Entry::Occupied(slot) => {
                 if let Some(known) = self.all.get_mut(*slot.get()) {
                     known.oldest = older(&known.oldest, &strand.oldest);
-                    // What is read by the newest must be found by this too, also when other vaults are away.
-                    if known.newest.view.vault == strand.newest.view.vault {
-                        known.home = known.home.min(strand.home);
-                    }
                 }
             }
             hash_map::Entry::Vacant(slot) => {
@@ -230,13 +236,10 @@ impl Strands {
     }
 }
 
-/// The roots of these backups, of which the one in the slot `anchor` has the lowest rank, then those that are newer,
-/// the oldest of them first, then the others.
-fn top(view: &View, backups: &[Arc<Mounted>], anchor: u64) -> Level {
-    let anchor = backups.iter().position(|backup| backup.slot == anchor).unwrap_or(0);
+/// The roots of these backups.
+fn top(view: &View, backups: &[Arc<Mounted>]) -> Level {
     let (mut strands, mut access, mut whole) = (Strands::default(), Access::Unknown, true);
-    for (at, backup) in backups.iter().enumerate() {
-        let home = Home { rank: anchor.checked_sub(at).unwrap_or(at), slot: backup.slot, number: 0 };
+    for backup in backups {
         if backup.view.policy == Policy::Strict {
             let root = view.insist(|| {
                 backup.tree.root_entry(|root| match root {
@@ -252,51 +255,91 @@ fn top(view: &View, backups: &[Arc<Mounted>], anchor: u64) -> Level {
         } else {
             access.and_door(backup.view.policy);
         }
-        strands.add(Strand { newest: backup.clone(), oldest: backup.clone(), dir: backup.tree.root(), home });
+        strands.add(Strand { newest: backup.clone(), oldest: backup.clone(), dir: backup.tree.root() });
     }
-    let home = strands.all.iter().map(|strand| strand.home).min();
-    Level { home, strands: strands.all, versions: Vec::new(), access, whole }
+    Level { strands: strands.all, versions: Vec::new(), access, whole }
+}
+
+/// What a name stands for, as it is put together.
+#[derive(Default)]
+struct Found {
+    /// The first backup that has it.
+    newest: Option<Arc<Mounted>>,
+    strands: Strands,
+    versions: Vec<Version>,
+    access: Access,
+    /// Whether it is a file in some backup.
+    file: bool,
+}
+
+impl Found {
+    /// Adds what is `number` in the directory of `strand`, its content only if `more`: then it says whether it is
+    /// another than those before.
+    fn add(&mut self, view: &View, strand: &Strand, (number, entry): (u64, &Entry), more: bool) -> Answer<bool> {
+        let (newest, oldest) = (&strand.newest, &strand.oldest);
+        let before = (self.strands.all.len(), self.versions.len());
+        match (Dir::of(number, entry), &entry.kind) {
+            (Some(dir), Kind::Directory { origin, .. }) => {
+                self.access.and_entry(newest, strand.dir.dumps || *origin == Origin::Dumps, entry);
+                if more {
+                    self.strands.add(Strand { newest: newest.clone(), oldest: oldest.clone(), dir });
+                }
+            }
+            (_, kind) => {
+                if more {
+                    match self.versions.iter_mut().find(|version| version.kind == *kind) {
+                        Some(known) => known.oldest = older(&known.oldest, oldest),
+                        None => {
+                            let attr = version_attr(view, strand, number, entry)?;
+                            let (newest, oldest) = (newest.clone(), oldest.clone());
+                            self.versions.push(Version { newest, oldest, kind: kind.clone(), attr });
+                        }
+                    }
+                }
+                self.file = true;
+            }
+        }
+        if self.newest.is_none() {
+            self.newest = Some(newest.clone());
+        }
+        Ok(before != (self.strands.all.len(), self.versions.len()))
+    }
+
+    /// The attributes of the directory that stands for it, if there is anything.
+    fn attr(&self, ino: Ino, changed: Time) -> Option<Attr> {
+        let access = of_name(self.file, self.access, self.newest.as_ref()?.view.policy);
+        Some(access.attr(ino, changed))
+    }
+
+    fn level(self, whole: bool) -> Level {
+        Level { strands: self.strands.all, versions: self.versions, access: self.access, whole }
+    }
+}
+
+/// The attributes of an entry that is no directory.
+fn version_attr(view: &View, strand: &Strand, number: u64, entry: &Entry) -> Answer<Attr> {
+    let Strand { newest, dir, .. } = strand;
+    // The way is asked for by later names of hard links only; to find it may take as many nodes as it has parts.
+    let way = match entry.link {
+        Link::To { .. } => view.insist(|| newest.tree.dirs(dir.number))?,
+        _ => vec![*dir],
+    };
+    let parent = Ino::new(newest.slot, dir.number);
+    view.insist(|| super::view::entry_attr(newest, parent, &way, number, entry))
 }
 
 /// What is called `name` in these directories.
 fn descend(view: &View, level: &Level, name: &[u8]) -> Answer<Level> {
-    let (mut strands, mut access) = (Strands::default(), Access::Unknown);
-    let mut versions: Vec<Version> = Vec::new();
-    let mut home: Option<Home> = None;
-    let mut troubles = Troubles::default();
+    let (mut found, mut troubles) = (Found::default(), Troubles::default());
     for strand in &level.strands {
-        // Everything that it takes from this backup, or nothing.
-        let look = || {
-            let Some(spot) = view.insist(|| strand.newest.tree.by_name(&strand.dir, name))? else { return Ok(None) };
-            let attr = if matches!(spot.entry()?.kind, Kind::Directory { .. }) {
-                None
-            } else {
-                let parent = Ino::new(strand.newest.slot, strand.dir.number);
-                let way = view.insist(|| strand.newest.tree.dirs(strand.dir.number))?;
-                let entry = spot.entry()?;
-                Some(view.insist(|| super::view::entry_attr(&strand.newest, parent, &way, spot.number, entry))?)
-            };
-            Ok(Some((spot, attr)))
+        let mut look = || match view.insist(|| strand.newest.tree.by_name(&strand.dir, name))? {
+            Some(spot) => found.add(view, strand, (spot.number, spot.entry()?), true).map(|_| ()),
+            None => Ok(()),
         };
-        let Some((spot, attr)) = troubles.pass(strand, look())?.flatten() else { continue };
-        let entry = spot.entry()?;
-        let own = strand.home.of(&strand.dir, spot.number);
-        home = Some(home.map_or(own, |other| other.min(own)));
-        let (newest, oldest) = (strand.newest.clone(), strand.oldest.clone());
-        match (&entry.kind, attr) {
-            (Kind::Directory { origin, .. }, _) => {
-                access.and_entry(&strand.newest, strand.dir.dumps || *origin == Origin::Dumps, entry);
-                strands.add(Strand { newest, oldest, dir: spot.dir()?, home: own });
-            }
-            (kind, Some(attr)) => match versions.iter_mut().find(|version| version.kind == *kind) {
-                Some(known) => known.oldest = older(&known.oldest, &oldest),
-                None => versions.push(Version { newest, oldest, kind: kind.clone(), attr }),
-            },
-            (_, None) => {}
-        }
+        troubles.pass(strand, look())?;
     }
-    let whole = level.whole && troubles.end(strands.all.is_empty() && versions.is_empty())?;
-    Ok(Level { home, strands: strands.all, versions, access, whole })
+    let whole = level.whole && troubles.end(found.newest.is_none())?;
+    Ok(found.level(whole))
 }
 
 /// Backups that could not be read: the others are shown, if there are any.
@@ -327,42 +370,47 @@ impl Troubles {
     }
 }
 
-/// A name in a directory of versions that is one itself.
-struct Name {
-    home: Home,
-    newest: Arc<Mounted>,
-    access: Access,
-    /// Whether it is a file in some backup: then its times may be listed by whoever sees the file.
-    file: bool,
+/// Names in a directory of versions that are directories themselves.
+struct Names {
+    found: BTreeMap<Vec<u8>, Found>,
+    /// Whether all of them could be read.
+    whole: bool,
+    /// Whether their contents were kept too.
+    known: bool,
 }
 
-/// The names of everything that is or was in these directories, and whether all of them could be read.
-fn names(view: &View, level: &Level) -> Answer<(BTreeMap<Vec<u8>, Name>, bool)> {
-    let mut names: BTreeMap<Vec<u8>, Name> = BTreeMap::new();
-    let mut troubles = Troubles::default();
+/// So many contents are kept of the names in one directory, a few megabytes.
+const CONTENTS: usize = 8192;
+
+/// The names of everything that is or was in these directories.
+fn names(view: &View, level: &Level) -> Answer<Names> {
+    let mut found: BTreeMap<Vec<u8>, Found> = BTreeMap::new();
+    // What is little work is done again when it is wanted.
+    let most = if level.is_many() { CONTENTS } else { 0 };
+    let (mut troubles, mut contents) = (Troubles::default(), 0);
     for strand in &level.strands {
         let Strand { newest, dir, .. } = strand;
-        let mut add = |number: u64, entry: &Entry| {
-            let home = strand.home.of(dir, number);
-            if !names.contains_key(&entry.name) {
-                let name = Name { home, newest: newest.clone(), access: Access::Unknown, file: false };
-                names.insert(entry.name.clone(), name);
-            }
-            let Some(name) = names.get_mut(&entry.name) else { return };
-            name.home = name.home.min(home);
-            match entry.kind {
-                Kind::Directory { origin, .. } => {
-                    name.access.and_entry(newest, dir.dumps || origin == Origin::Dumps, entry);
-                }
-                _ => name.file = true,
-            }
-        };
         let mut after = 0;
         loop {
             let before = after;
             let listed = view.insist(|| {
                 newest.tree.list(dir, after, &mut |number, entry| {
-                    add(number, entry);
+                    let more = most > 0 && contents <= most;
+                    let other = match found.get_mut(&entry.name) {
+                        Some(known) => known.add(view, strand, (number, entry), more)?,
+                        None => {
+                            let mut new = Found::default();
+                            let other = new.add(view, strand, (number, entry), more)?;
+                            found.insert(entry.name.clone(), new);
+                            other
+                        }
+                    };
+                    contents += usize::from(other);
+                    if more && contents > most {
+                        for known in found.values_mut() {
+                            (known.strands, known.versions) = Default::default();
+                        }
+                    }
                     after = number.saturating_sub(dir.number);
                     Ok(true)
                 })
@@ -372,8 +420,8 @@ fn names(view: &View, level: &Level) -> Answer<(BTreeMap<Vec<u8>, Name>, bool)> 
             }
         }
     }
-    let whole = troubles.end(names.is_empty())?;
-    Ok((names, whole))
+    let whole = troubles.end(found.is_empty())?;
+    Ok(Names { found, whole, known: most > 0 && contents <= most })
 }
 
 /// Who may list the versions of what is a file in some backup and perhaps a directory in others.
@@ -389,42 +437,33 @@ fn of_name(file: bool, mut access: Access, policy: Policy) -> Access {
     access
 }
 
-/// What the backups of a resource, from new to old, have at the path of an inode's entry in `mounted`.
-/// The resource is seen in the directory `above`; its backups last changed at `changed`, which is the
-/// time of all directories here, so that the kernel lists them anew. Inodes are of the backup in the slot `anchor`
-/// as far as that has what they stand for. `known` gives what was found out
-/// about other directories. Waits for the vault.
+/// What the `backups` of a resource, from new to old, have at a path. The resource is seen in the directory `above`;
+/// its backups last changed at `changed`, which is the time of all directories here, so that the kernel lists them
+/// anew. `known` gives what was found out about other directories. Waits for the vault.
 pub fn past(
     view: &View,
-    ino: Ino,
-    mounted: &Mounted,
-    backups: &[Arc<Mounted>],
-    anchor: u64,
+    way: &Way,
+    backups: impl FnOnce() -> Vec<Arc<Mounted>>,
     (above, changed): (Ino, Time),
     known: impl Fn(Ino) -> Option<Arc<Past>>,
 ) -> Answer<Past> {
-    let number = ino.number();
-    let (level, parent) = if number == 0 {
-        (top(view, backups, anchor), above)
-    } else {
-        let place = view.insist(|| mounted.tree.place(number))?;
-        if place.dirs.len() > PATH_MAX / 2 {
-            return Err(Fail::Errno(Errno::ENAMETOOLONG));
-        }
-        let name_of = |number| view.insist(|| Ok(mounted.tree.place(number)?.spot.entry()?.name.clone()));
-        // Mostly whoever comes here was in the directory above a moment ago.
-        if let Some(past) = place.dirs.last().and_then(|dir| known(ino.versions(dir.number))) {
-            (descend(view, &past.level, &name_of(number)?)?, past.level.home.map_or(above, Home::ino))
-        } else {
-            let mut level = top(view, backups, anchor);
-            for dir in place.dirs.iter().skip(1) {
-                level = descend(view, &level, &name_of(dir.number)?)?;
-            }
-            (descend(view, &level, &name_of(number)?)?, level.home.map_or(above, Home::ino))
+    if way.up().nth(PATH_MAX / 2).is_some() {
+        return Err(Fail::Errno(Errno::ENAMETOOLONG));
+    }
+    let parent = way.above.as_ref().map_or(above, |over| over.ino);
+    // Mostly whoever comes here was in the directory above a moment ago.
+    let (level, dear) = match way.above.as_ref().and_then(|over| known(over.ino)) {
+        Some(past) => (descend(view, &past.level, &way.name)?, past.level.is_many()),
+        None => {
+            let mut names: Vec<&[u8]> = way.up().filter(|way| way.above.is_some()).map(|way| &*way.name).collect();
+            names.reverse();
+            names.into_iter().try_fold((top(view, &backups()), true), |(level, _), name| {
+                Ok::<_, Fail>((descend(view, &level, name)?, level.is_many()))
+            })?
         }
     };
     // The kernel must not keep what is not all.
     let changed = if level.whole { changed } else { super::attr::time(jiff::Timestamp::now()) };
-    let attr = level.attr(ino, changed).ok_or(Errno::ESTALE)?;
-    Ok(Past { attr, parent, level })
+    let attr = level.attr(way.ino, changed).ok_or(Errno::ESTALE)?;
+    Ok(Past { attr, dear, parent, level })
 }

@@ -21,6 +21,7 @@ use super::fail::{Answer, Fail};
 use super::file::{Data, FileMap};
 use super::ino::Ino;
 use super::listing::{Listing, Pasts};
+use super::paths::{Paths, Way};
 use super::sheet::Sheets;
 use super::source::{TreeSource, VaultSource};
 use super::tree::Dir;
@@ -64,6 +65,7 @@ pub struct View {
     sheets: Arc<Sheets>,
     maps: Cache<Ino, Arc<FileMap>>,
     pasts: Pasts,
+    paths: Arc<Paths>,
     ahead: Ahead,
 }
 
@@ -72,19 +74,32 @@ impl View {
     /// of however many vaults.
     pub fn new(threads: usize, memory: usize) -> std::io::Result<Self> {
         let sixteenth = memory / 16;
+        let paths = Arc::new(Paths::new(sixteenth));
         Ok(Self {
-            world: RwLock::default(),
+            world: RwLock::new(World::new(paths.clone())),
             sources: Mutex::default(),
             segments: Arc::new(SegmentCache::new(sixteenth * 6)),
             sheets: Arc::new(Sheets::new(sixteenth * 6)),
             maps: Cache::new(sixteenth),
-            pasts: Pasts::new(sixteenth * 3),
+            pasts: Pasts::new(sixteenth * 2),
+            paths,
             ahead: Ahead::new(threads)?,
         })
     }
 
     fn world(&self) -> RwLockReadGuard<'_, World> {
         self.world.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which paths directories of versions stand for.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// The names of all resources among their versions: what to tell the kernel so that it forgets what nobody uses
+    /// of them.
+    pub fn tops(&self) -> Vec<Change> {
+        self.world().tops()
     }
 
     fn mounted(&self, ino: Ino) -> Answer<Arc<Mounted>> {
@@ -118,7 +133,7 @@ impl View {
             let link = Attr::symlink(ino, &self.way_to_versions(dir)?, mounted.created);
             return Ok(Attr { generation: mounted.renamed, ..link });
         }
-        if ino.is_virtual() || ino.number() == 0 {
+        if ino.is_virtual() || ino.is_versions() || ino.number() == 0 {
             return virtual_attr(&self.world(), ino);
         }
         self.entry_in(ino, |mounted, dir, entry| Ok(entry_of(mounted, ino, dir, entry)))
@@ -155,18 +170,32 @@ impl View {
         if way.len() > PATH_MAX { Err(Fail::Errno(Errno::ENAMETOOLONG)) } else { Ok(way) }
     }
 
+    /// The path of a directory of versions, and the number of its resource's backups as they are now.
+    fn way(&self, ino: Ino) -> Answer<(Arc<Way>, u64)> {
+        let way = self.paths.get(ino).ok_or(Errno::ESTALE)?;
+        let generation = self.world().generation(way.home).ok_or(Errno::ESTALE)?;
+        Ok((way, generation))
+    }
+
     /// What all backups of a resource have at a path. Waits for the vault.
     pub fn past(&self, ino: Ino) -> Answer<Arc<Past>> {
-        let (generation, mounted, (backups, changed, anchor), above) = {
-            let world = self.world();
-            let mounted = world.mounted(ino.slot()).cloned().ok_or(Errno::ESTALE)?;
-            let siblings = world.siblings(&mounted);
-            (world.generation(ino.slot()).ok_or(Errno::ESTALE)?, mounted, siblings, world.parent(ino.slot()))
-        };
-        self.pasts.past((generation, ino), || {
+        self.past_now(ino).map(|(_, past)| past)
+    }
+
+    /// The same with the number of the backups that it was made of.
+    fn past_now(&self, ino: Ino) -> Answer<(u64, Arc<Past>)> {
+        let (way, generation) = self.way(ino)?;
+        if let Some(past) = self.pasts.known((generation, ino)) {
+            return Ok((generation, past));
+        }
+        let seen = self.world().seen(way.home).ok_or(Errno::ESTALE)?;
+        let past = self.pasts.past((generation, ino), || {
             let known = |dir| self.pasts.known((generation, dir));
-            versions::past(self, ino, &mounted, &backups, anchor, (above, changed), known)
-        })
+            // Sought out only where that is needed: there may be thousands.
+            let backups = || self.world().backups_of(way.home);
+            versions::past(self, &way, backups, seen, known)
+        });
+        past.map(|past| (generation, past))
     }
 
     /// The attributes of a directory of versions. Waits for the vault.
@@ -174,12 +203,38 @@ impl View {
         self.past(ino).map(|past| self.pasts.attr(&past))
     }
 
+    /// The same, if it is in memory.
+    pub fn known_version_attr(&self, ino: Ino) -> Option<Attr> {
+        let past = self.pasts.known((self.way(ino).ok()?.1, ino))?;
+        Some(self.pasts.attr(&past))
+    }
+
+    /// What a name in a directory of versions stands for, or that it stands for nothing, if that is in memory.
+    pub fn known_version(&self, parent: Ino, name: &[u8]) -> Option<Option<Attr>> {
+        let generation = self.way(parent).ok()?.1;
+        match self.pasts.listed((generation, parent)) {
+            Some(listing) => Some(listing.lookup(name)),
+            None => self.pasts.known((generation, self.paths.ino(parent, name))).map(|past| Some(past.attr)),
+        }
+    }
+
+    /// The names in a directory of versions as they are now, if they are in memory and `cookie` is a place of them.
+    pub fn known_listing(&self, ino: Ino, cookie: u64) -> Option<Arc<Listing>> {
+        let listing = self.pasts.listed((self.way(ino).ok()?.1, ino))?;
+        (cookie == 0 || listing.has(cookie)).then_some(listing)
+    }
+
     /// What a name in a directory of versions stands for. Waits for the vault.
     pub fn version(&self, parent: Ino, name: &[u8]) -> Answer<Attr> {
-        let generation = self.world().generation(parent.slot());
-        let found = match generation.and_then(|generation| self.pasts.listed((generation, parent))) {
-            Some(listing) => listing.lookup(name),
-            None => self.past(parent)?.lookup(self, name)?,
+        let found = match self.known_version(parent, name) {
+            Some(found) => found,
+            None => {
+                let (generation, past) = self.past_now(parent)?;
+                past.lookup(self, name)?.map(|(attr, past)| {
+                    self.pasts.keep(generation, past);
+                    attr
+                })
+            }
         };
         found.ok_or(Fail::Errno(Errno::ENOENT))
     }
@@ -187,18 +242,21 @@ impl View {
     /// The names in a directory of versions, as they were when the listing that `cookie` is a place of was
     /// begun. Waits for the vault.
     pub fn listing(&self, ino: Ino, cookie: u64) -> Answer<Arc<Listing>> {
-        let generation = self.world().generation(ino.slot());
-        let listing = self.pasts.listing((generation, ino), cookie, || {
-            let listing = self.past(ino)?.listing(self)?;
+        let generation = || self.way(ino).ok().map(|(_, generation)| generation);
+        let now = generation();
+        let listing = self.pasts.listing((now, ino), cookie, || {
+            let (made_of, past) = self.past_now(ino)?;
+            let (listing, pasts) = past.listing(self)?;
+            self.pasts.keep(made_of, pasts);
             // What is made again must be what it was.
-            if cookie != 0 && self.world().generation(ino.slot()) != generation {
+            if cookie != 0 && generation() != now {
                 return Err(Fail::Errno(Errno::ESTALE));
             }
             Ok(listing)
         })?;
         // Whoever may open the directory today was perhaps kept from what was in it. One that is gone is open only to
         // those who opened it then.
-        if generation.is_some_and(|generation| !listing.is_of(generation))
+        if now.is_some_and(|generation| !listing.is_of(generation))
             && self.past(ino).is_ok_and(|past| !listing.may_be_seen(&past.attr))
         {
             return Err(Fail::Errno(Errno::ESTALE));
@@ -379,8 +437,13 @@ impl View {
 
     /// Which backup an inode belongs to and its path there, for the journal.
     pub fn describe(&self, ino: Ino) -> (u64, String) {
-        let Ok(mounted) = self.mounted(ino) else { return (0, "?".to_owned()) };
         let mut path = String::new();
+        if let Some(way) = self.paths.get(ino) {
+            let mut names: Vec<_> = way.up().map(|way| String::from_utf8_lossy(&way.name)).collect();
+            names.reverse();
+            return (0, names.join("/"));
+        }
+        let Ok(mounted) = self.mounted(ino) else { return (0, "?".to_owned()) };
         if let Ok(place) = mounted.tree.place(ino.number()) {
             let numbers = place.dirs.iter().skip(1).map(|dir| dir.number).chain([ino.number()]);
             for number in numbers {
@@ -488,11 +551,11 @@ fn virtual_attr(world: &World, ino: Ino) -> Answer<Attr> {
     if ino.is_virtual() {
         return world.virtuals().attr(ino).ok_or(Fail::Errno(Errno::ESTALE));
     }
-    let mounted = world.mounted(ino.slot()).ok_or(Errno::ESTALE)?;
     if ino.is_versions() {
         // Who may enter is found out when somebody wants to.
-        return Ok(Attr::directory(ino, 0o700, 0, mounted.created));
+        return Ok(Attr::directory(ino, 0o700, 0, Default::default()));
     }
+    let mounted = world.mounted(ino.slot()).ok_or(Errno::ESTALE)?;
     mounted.root(ino.slot())
 }
 

@@ -180,14 +180,6 @@ impl Virtuals {
         Some(rows.range(after.saturating_add(1)..).map(|(row, (name, ino))| (*row, name.as_slice(), *ino)))
     }
 
-    /// Makes `name` stand for `target`, which is no virtual inode; a name that does stays.
-    pub fn set_link(&mut self, parent: Ino, name: &[u8], target: Ino) {
-        if self.lookup(parent, name) != Some(target) {
-            self.unlink(parent, name);
-            self.link(parent, name, target);
-        }
-    }
-
     /// Takes away a directory that has nothing in it, and likewise those above it up to `top`, which
     /// stays.
     pub fn drop_empty(&mut self, mut dir: Ino, top: Ino) {

@@ -11,7 +11,8 @@ use crate::vault::tree::Time;
 use super::ahead::Stride;
 use super::attr::{self, Attr};
 use super::fail::Answer;
-use super::ino::{BACKUPS, CHECKPOINTS, Ino, MAX_SLOT, PLACES, RESOURCES, ROOT, VERSIONS, first};
+use super::ino::{BACKUPS, CHECKPOINTS, Ino, MAX_SLOT, PLACES, RESOURCES, ROOT, first};
+use super::paths::Paths;
 use super::sheet::Sheets;
 use super::source::TreeSource;
 use super::tree::Tree;
@@ -61,9 +62,6 @@ struct Shelf {
     backups: BTreeMap<(Timestamp, u64), (Policy, bool)>,
     /// Where its versions are seen.
     versions: Option<(Ino, Vec<u8>)>,
-    /// The slot of the backup whose inodes directories of versions have, for as long as there is that one, so
-    /// that who is in one of them stays there when others come.
-    anchor: u64,
     /// The link to it among those of another machine.
     machine: Option<(Ino, Vec<u8>)>,
     /// When a backup last came or went.
@@ -93,6 +91,7 @@ pub struct World {
     shelves: HashMap<Ino, Shelf>,
     touched: BTreeSet<Ino>,
     virtuals: Virtuals,
+    paths: Arc<Paths>,
     resources: Ino,
     backups: Ino,
     checkpoints: Ino,
@@ -104,8 +103,9 @@ pub struct World {
     generation: u64,
 }
 
-impl Default for World {
-    fn default() -> Self {
+impl World {
+    /// Nothing yet. The resources' versions are remembered in `paths`.
+    pub fn new(paths: Arc<Paths>) -> Self {
         let mut virtuals = Virtuals::default();
         let resources = virtuals.make_dir(ROOT, b"resources");
         let backups = virtuals.make_dir(ROOT, b"backups");
@@ -121,6 +121,7 @@ impl Default for World {
             shelves: HashMap::new(),
             touched: BTreeSet::new(),
             virtuals,
+            paths,
             resources,
             backups,
             checkpoints,
@@ -131,9 +132,7 @@ impl Default for World {
             generation: 0,
         }
     }
-}
 
-impl World {
     /// The virtual inodes.
     pub fn virtuals(&self) -> &Virtuals {
         &self.virtuals
@@ -150,27 +149,32 @@ impl World {
         match (slot % PLACES, mounted.and_then(|m| m.point.as_ref())) {
             (RESOURCES, _) => mounted.map_or(self.backups, |m| m.home),
             (CHECKPOINTS, Some((dir, _))) => *dir,
-            (VERSIONS, _) => {
-                let shelf = mounted.and_then(|m| self.shelves.get(&m.home));
-                shelf.and_then(|shelf| shelf.versions.as_ref()).map_or(self.versions, |(dir, _)| *dir)
-            }
             _ => self.backups,
         }
     }
 
-    /// A number that changes with the backups of the resource that has the backup of `slot`, for whoever keeps
-    /// what was computed from them.
-    pub fn generation(&self, slot: u64) -> Option<u64> {
-        let shelf = self.shelves.get(&self.mounted(slot)?.home)?;
-        Some(shelf.generation)
+    /// A number that changes with the backups of the resource whose directory is `home`, for whoever keeps what was
+    /// computed from them.
+    pub fn generation(&self, home: Ino) -> Option<u64> {
+        self.shelves.get(&home).map(|shelf| shelf.generation)
     }
 
-    /// The backups of the resource that `of` is a backup of, from new to old, when one last came or went, and
-    /// the slot of the one whose inodes directories of versions have.
-    pub fn siblings(&self, of: &Mounted) -> (Vec<Arc<Mounted>>, Time, u64) {
-        let Some(shelf) = self.shelves.get(&of.home) else { return (Vec::new(), of.created, of.slot) };
-        let ids = shelf.backups.keys().rev();
-        (ids.filter_map(|(_, id)| self.by_id(*id).cloned()).collect(), shelf.changed, shelf.anchor)
+    /// The directory in which that resource's versions are seen, and when a backup last came or went.
+    pub fn seen(&self, home: Ino) -> Option<(Ino, Time)> {
+        let shelf = self.shelves.get(&home)?;
+        Some((shelf.versions.as_ref().map_or(self.versions, |(dir, _)| *dir), shelf.changed))
+    }
+
+    /// The backups of that resource, from new to old.
+    pub fn backups_of(&self, home: Ino) -> Vec<Arc<Mounted>> {
+        let rows = self.shelves.get(&home).into_iter().flat_map(|shelf| shelf.backups.keys().rev());
+        rows.filter_map(|(_, id)| self.by_id(*id).cloned()).collect()
+    }
+
+    /// Where all resources' versions are seen.
+    pub fn tops(&self) -> Vec<Change> {
+        let tops = self.shelves.values().filter_map(|shelf| shelf.versions.clone());
+        tops.map(|(parent, name)| Change { parent, name }).collect()
     }
 
     /// How deep a backup's root directory lies, and where the versions of its files are seen.
@@ -286,7 +290,7 @@ impl World {
 
     fn new_slot(&mut self) -> Result<u64> {
         if self.next_slot >= MAX_SLOT {
-            return Err(Error::limit_reached("the browse process has shown 2 million backups; restart it"));
+            return Err(Error::limit_reached("the browse process has shown a million backups; restart it"));
         }
         self.next_slot += PLACES;
         Ok(self.next_slot - PLACES)
@@ -323,19 +327,16 @@ impl World {
             let home = *home;
             if let Some(shelf) = self.shelves.get_mut(&home) {
                 shelf.generation = self.generation;
-                let stays = self.mounted.get(&shelf.anchor).is_some_and(|mounted| mounted.home == home);
-                let newest = shelf.backups.keys().next_back().and_then(|(_, id)| self.slots.get(id));
-                if let (false, Some(newest)) = (stays, newest) {
-                    shelf.anchor = *newest;
-                }
             }
             let Some(shelf) = self.shelves.get(&home) else { continue };
             let latest = shelf.backups.iter().rev().find(|(_, (_, partial))| !partial);
             let latest = latest.and_then(|((_, id), _)| self.by_id(*id)).map(|m| m.view.dir_name());
             self.virtuals.set_door(home, shelf.door());
             self.virtuals.set_symlink(home, b"latest", latest.as_ref().map(String::as_bytes));
-            if let Some((dir, name)) = shelf.versions.as_ref().filter(|_| !shelf.backups.is_empty()) {
-                self.virtuals.set_link(*dir, name, Ino::new(shelf.anchor + VERSIONS, 0));
+            if let Some((dir, name)) = shelf.versions.as_ref().filter(|_| !shelf.backups.is_empty())
+                && self.virtuals.lookup(*dir, name).is_none()
+            {
+                self.virtuals.link(*dir, name, self.paths.add(home));
             }
         }
         // Only then: what was put beside would go with its directory.
@@ -344,6 +345,11 @@ impl World {
                 && let Some(shelf) = self.shelves.remove(&home)
             {
                 self.virtuals.drop_empty(home, self.resources);
+                if let Some((dir, name)) = &shelf.versions
+                    && let Some(ino) = self.virtuals.lookup(*dir, name)
+                {
+                    self.paths.forget(ino, 1);
+                }
                 for (link, top) in [(shelf.versions, self.versions), (shelf.machine, self.machines)] {
                     if let Some((dir, name)) = link {
                         self.virtuals.unlink(dir, &name);

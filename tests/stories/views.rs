@@ -1,8 +1,11 @@
 //! "All that this file ever was, as files": the views over all backups, through the real mount.
 
 use std::collections::{BTreeSet, HashMap};
+use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use nix::unistd::Pid;
@@ -107,6 +110,102 @@ fn a_listing_of_versions_goes_on_as_it_was_begun() {
     stays.dedup();
     let given = names.iter().filter(|name| name.to_string_lossy().starts_with("m-")).count();
     assert_eq!((given, stays.len(), names.len()), (2001, 2001, 2602));
+    daemon.assert_well();
+}
+
+/// A shell that stays where it is.
+struct Shell {
+    child: Child,
+    told: BufReader<ChildStdout>,
+}
+
+impl Shell {
+    fn within(dir: &Path) -> Self {
+        let mut bash = Command::new("bash");
+        let mut child = bash.current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let told = BufReader::new(child.stdout.take().unwrap());
+        Self { child, told }
+    }
+
+    /// What a script prints, on one line.
+    fn say(&mut self, script: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "echo $({script} 2>&1)").unwrap();
+        let mut line = String::new();
+        self.told.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn whoever_is_in_a_directory_of_versions_stays_there() {
+    needs_root!("whoever_is_in_a_directory_of_versions_stays_there");
+    let mut daemon = Daemon::start();
+    let source = daemon.source();
+    daemon.add("tree", &source);
+    // Each backup has a name of its own, and other names before, so that the directory is numbered otherwise in each.
+    for n in 1..=5 {
+        sh(&source, &format!("mkdir -p d/sub a{n}; rm -f d/sub/*; echo {n} > d/sub/f; echo {n} > d/sub/only{n}"));
+        daemon.back_up("tree");
+    }
+    let below = daemon.path("browse/versions/default/tree").join(source.strip_prefix("/").unwrap()).join("d");
+    let mut shells = ["", "sub", "sub/f"].map(|dir| Shell::within(&below.join(dir)));
+    let place = shells[1].say("stat -c %i . && pwd -P");
+    assert_eq!(shells[1].say("ls"), "f only1 only2 only3 only4 only5");
+    // The first and the newest are those that such a directory was once numbered by.
+    for (gone, left, versions) in
+        [(1, "f only2 only3 only4 only5", 4), (5, "f only2 only3 only4", 3), (3, "f only2 only4", 2), (2, "f only4", 1)]
+    {
+        daemon.work(&format!("DeleteBackup ta{{sv}} {gone} 0"));
+        assert_eq!(shells[0].say("ls; ls sub"), format!("sub {left}"), "without {gone}");
+        assert_eq!(shells[1].say("ls; ls ../sub; cat f/*-4"), format!("{left} {left} 4"), "without {gone}");
+        assert_eq!(shells[2].say("ls | wc -l; cat *-4; ls .."), format!("{versions} 4 {left}"), "without {gone}");
+        assert_eq!(shells[1].say("stat -c %i . && pwd -P"), place);
+        assert_eq!(sh(&below, "ls sub | xargs"), format!("{left}\n"));
+    }
+    daemon.back_up("tree");
+    assert_eq!(shells[1].say("ls; cat f/*-4"), "f only4 only5 4");
+    // Where nothing is left that it could show it says so.
+    sh(&source, "rm -r d");
+    daemon.back_up("tree");
+    for gone in [4, 6] {
+        daemon.work(&format!("DeleteBackup ta{{sv}} {gone} 0"));
+    }
+    assert!(shells[1].say("ls").contains("tale file handle"));
+    assert!(!below.exists());
+    daemon.assert_well();
+}
+
+#[test]
+fn paths_of_versions_are_forgotten_when_there_are_many() {
+    needs_root!("paths_of_versions_are_forgotten_when_there_are_many");
+    let _heavy = heavy();
+    let mut daemon = Daemon::start();
+    let source = daemon.source();
+    // Far more names than the mount remembers, each a directory among the versions.
+    sh(&source, "for d in $(seq 300); do mkdir $d; (cd $d; touch $(seq 1000)); done");
+    daemon.add("tree", &source);
+    daemon.back_up("tree");
+    let below = daemon.path("browse/versions/default/tree").join(source.strip_prefix("/").unwrap());
+    let mut shell = Shell::within(&below.join("7/700"));
+    let pid = daemon.browse_pid().unwrap();
+    for turn in 0..2 {
+        // Who goes through all of it meets each once, whatever is forgotten meanwhile.
+        assert_eq!(sh(&below, "find . -mindepth 2 -maxdepth 2 -type d | sort -u | wc -l"), "300000\n");
+        let memory = memory(pid);
+        println!("turn {turn}: MB now and at most {memory:?}");
+        assert!(memory[1] < 104, "{memory:?}");
+        assert_eq!(
+            shell.say("ls | wc -l; cd ..; ls | wc -l; cd 700; pwd"),
+            format!("1 1000 {}", below.join("7/700").display())
+        );
+    }
     daemon.assert_well();
 }
 

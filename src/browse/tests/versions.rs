@@ -59,11 +59,20 @@ fn store(memory: &Memory, things: &BTreeMap<String, Thing>) -> (Id, Totals) {
 fn lookup(view: &View, parent: Ino, name: &str) -> Answer<Attr> {
     if parent.is_versions() {
         let one = view.past(parent)?.lookup(view, name.as_bytes())?.ok_or(Fail::Errno(Errno::ENOENT));
+        let one = one.map(|(attr, _)| attr);
         // Found alone or in the whole list, it is the same.
         assert_eq!(view.version(parent, name.as_bytes()).ok(), one.as_ref().ok().copied());
-        return one;
+        return one.inspect(|attr| keep(view, parent, name, attr.ino));
     }
-    view.insist(|| view.lookup(parent, name.as_bytes()))?.ok_or(Fail::Errno(Errno::ENOENT))
+    let found = view.insist(|| view.lookup(parent, name.as_bytes()))?.ok_or(Fail::Errno(Errno::ENOENT));
+    found.inspect(|attr| keep(view, parent, name, attr.ino))
+}
+
+/// The kernel is told of it.
+fn keep(view: &View, parent: Ino, name: &str, ino: Ino) {
+    if ino.is_versions() {
+        view.paths().keep(parent, name.as_bytes(), ino).unwrap();
+    }
 }
 
 fn walk(view: &View, path: &str) -> Answer<Ino> {
@@ -76,6 +85,9 @@ fn two(view: &View, ino: Ino, mut cookie: u64) -> Answer<(Vec<(String, Attr)>, u
     view.listing(ino, cookie)?.list(cookie, &mut |row| {
         assert!(row.cookie > cookie && row.cookie <= i64::MAX.unsigned_abs());
         rows.push((String::from_utf8(row.name.to_vec()).unwrap(), row.attr));
+        if !matches!(row.name, b"." | b"..") {
+            keep(view, ino, &rows[rows.len() - 1].0, row.attr.ino);
+        }
         cookie = row.cookie;
         rows.len() < 2
     });
@@ -389,15 +401,43 @@ fn a_directory_of_versions_stays_the_same_while_backups_come_and_go() {
     let later = walk(&view, "versions/default/web/home/sub/g").unwrap();
     view.add_from(&source, backup(9, root(7, Some(two)))).unwrap();
     assert_eq!(walk(&view, "versions/default/web/home/sub/g").unwrap(), later);
-    for gone in [6, 4, 9, 3] {
+    // Whichever go, as long as one has the path.
+    for gone in [5, 6, 4, 9, 3] {
         view.remove(gone);
         assert_eq!(walk(&view, path).unwrap(), at, "without {gone}");
+        assert_eq!(names(), ["f", "g"], "without {gone}");
     }
-    // What it is from goes: it is another.
-    view.remove(5);
-    assert_ne!(walk(&view, path).unwrap(), at);
+    view.remove(8);
     assert!(matches!(view.past(at), Err(Fail::Errno(Errno::ESTALE))));
-    assert_eq!(list(&view, walk(&view, path).unwrap()).len(), 4);
+    assert!(walk(&view, path).is_err());
+    view.add_from(&source, backup(10, root(1, Some(one)))).unwrap();
+    assert_eq!((walk(&view, path).unwrap(), names()), (at, vec!["f".to_owned()]));
+    view.remove(7);
+    view.remove(10);
+    assert!(matches!(view.past(at), Err(Fail::Errno(Errno::ESTALE))));
+}
+
+#[test]
+fn paths_are_known_as_long_as_the_kernel_may_ask_for_them() {
+    let memory = Arc::new(Memory::default());
+    let inner = memory.leaf(vec![holding(&memory, "f", "x"), holding(&memory, "g", "x")]);
+    let view = view_of(&memory, vec![backup(1, memory.leaf(vec![dir("home", inner)]))]);
+    assert_eq!(view.paths().len(), 1, "that of the resource");
+    let top = walk(&view, "versions/default/web").unwrap();
+    let home = lookup(&view, top, "home").unwrap().ino;
+    let [f, g] = ["f", "g"].map(|name| lookup(&view, home, name).unwrap().ino);
+    view.paths().forget(f, 1);
+    assert!(matches!(view.past(f), Err(Fail::Errno(Errno::ESTALE))));
+    // What is within another is known by its whole path, also when the one above was forgotten.
+    view.paths().forget(home, 1);
+    assert_eq!((view.past(g).unwrap().attr.ino, view.paths().len()), (g, 2));
+    // The resource's own stays as long as there is the resource, and no longer than the kernel knows it.
+    view.paths().forget(top, 1);
+    assert_eq!(walk(&view, "versions/default/web").unwrap(), top);
+    view.remove(1);
+    assert!(matches!(view.past(top), Err(Fail::Errno(Errno::ESTALE))));
+    [top, g].into_iter().for_each(|ino| view.paths().forget(ino, 1));
+    assert_eq!(view.paths().len(), 0);
 }
 
 #[test]
