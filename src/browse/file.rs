@@ -1,8 +1,12 @@
 //! A file's bytes: which blobs hold them, and where its holes are.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use nix::errno::Errno;
 
 use crate::model::{Error, Id, Result};
+use crate::vault::tree::content::{LIST_PARTS, decode_list};
 use crate::vault::tree::{Content, Part};
 
 use super::ahead::Pace;
@@ -35,13 +39,53 @@ struct Extent {
     content: u64,
 }
 
+/// Blobs one after another, or lists of blobs.
+struct Row {
+    parts: Vec<Part>,
+    /// Where each begins in the content.
+    starts: Vec<u64>,
+    end: u64,
+}
+
+impl Row {
+    fn new(parts: Vec<Part>, begin: u64) -> Result<Self> {
+        let (mut starts, mut end) = (Vec::with_capacity(parts.len()), begin);
+        for part in &parts {
+            starts.push(end);
+            end = end.checked_add(part.len).ok_or_else(|| Error::damaged("a file's parts are too long"))?;
+        }
+        Ok(Self { parts, starts, end })
+    }
+
+    /// The one that holds a place in the content: which it is, and where it begins.
+    fn at(&self, content: u64) -> Result<(usize, &Part, u64)> {
+        let i = self.starts.partition_point(|start| *start <= content).saturating_sub(1);
+        let found = self.parts.get(i).zip(self.starts.get(i)).filter(|(part, start)| content < **start + part.len);
+        let (part, start) = found.ok_or_else(|| Error::damaged("a file's parts end too early"))?;
+        Ok((i, part, *start))
+    }
+}
+
+/// Lists of a file that were read lately, with their numbers.
+type Recent = Mutex<VecDeque<(usize, Arc<Row>)>>;
+
+/// What a file consists of. An image of terabytes has millions of blobs, so lists of them are read as they are needed.
+enum Blobs {
+    All(Arc<Row>),
+    Lists(Row, Recent),
+}
+
+/// So many lists of one file are kept.
+const RECENT: usize = 16;
+
+/// So many blobs are wanted ahead, and a list more, however small they are.
+const WANTED: usize = 1024;
+
 /// Where a file's bytes are.
 pub struct FileMap {
     size: u64,
     extents: Vec<Extent>,
-    parts: Vec<Part>,
-    /// Where each part begins in the content.
-    starts: Vec<u64>,
+    blobs: Blobs,
     /// How it is being read.
     pub pace: Pace,
 }
@@ -50,8 +94,8 @@ pub struct FileMap {
 const MAX_READ: u64 = 16 << 20;
 
 impl FileMap {
-    /// The map of a file. May read lists of parts from the vault.
-    pub fn new(size: u64, holes: &[(u64, u64)], content: &Content, source: &dyn TreeSource) -> Result<Self> {
+    /// The map of a file.
+    pub fn new(size: u64, holes: &[(u64, u64)], content: &Content) -> Result<Self> {
         let mut extents = Vec::with_capacity(holes.len() + 1);
         let (mut at, mut data) = (0u64, 0u64);
         for (hole, len) in holes.iter().copied().chain([(size, 0)]) {
@@ -63,27 +107,53 @@ impl FileMap {
             data += before;
             at = hole + len;
         }
-        let parts = match content {
-            Content::Empty => Vec::new(),
-            Content::Whole(id) => vec![Part { id: *id, len: data }],
-            Content::Parts(parts) => parts.clone(),
-            Content::Lists(_) => source.parts(content, data)?,
+        let all = |parts| Row::new(parts, 0).map(|row| Blobs::All(Arc::new(row)));
+        let blobs = match content {
+            Content::Empty => all(Vec::new())?,
+            Content::Whole(id) => all(vec![Part { id: *id, len: data }])?,
+            Content::Parts(parts) => all(parts.clone())?,
+            Content::Lists(lists) => Blobs::Lists(Row::new(lists.clone(), 0)?, Mutex::default()),
         };
-        let mut starts = Vec::with_capacity(parts.len());
-        let mut end = 0u64;
-        for part in &parts {
-            starts.push(end);
-            end = end.checked_add(part.len).ok_or_else(|| Error::damaged("a file's parts are too long"))?;
-        }
-        if end != data {
-            return Err(Error::damaged("a file's parts do not add up to its size"));
-        }
-        Ok(Self { size, extents, parts, starts, pace: Pace::default() })
+        let map = Self { size, extents, blobs, pace: Pace::default() };
+        if map.row().end == data { Ok(map) } else { Err(Error::damaged("a file's parts do not add up to its size")) }
     }
 
-    /// What keeping it costs, in bytes.
+    /// The blobs, or the lists of them.
+    fn row(&self) -> &Row {
+        match &self.blobs {
+            Blobs::All(row) => row,
+            Blobs::Lists(row, _) => row,
+        }
+    }
+
+    /// What keeping it costs, in bytes, once it was read.
     pub fn weight(&self) -> usize {
-        256 + self.extents.len() * size_of::<Extent>() + self.parts.len() * (size_of::<Part>() + 8)
+        let part = size_of::<Part>() + 8;
+        let lists = match &self.blobs {
+            Blobs::All(_) => 0,
+            Blobs::Lists(row, _) => row.parts.len().min(RECENT) * LIST_PARTS / 4 * part,
+        };
+        256 + self.extents.len() * size_of::<Extent>() + self.row().parts.len() * part + lists
+    }
+
+    /// The blobs around a place in the content.
+    fn blobs_at(&self, source: &dyn TreeSource, content: u64) -> Result<Arc<Row>> {
+        let (row, recent) = match &self.blobs {
+            Blobs::All(row) => return Ok(row.clone()),
+            Blobs::Lists(row, recent) => (row, recent),
+        };
+        let (number, list, start) = row.at(content)?;
+        let known = || recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, found)) = known().iter().find(|(n, _)| *n == number) {
+            return Ok(found.clone());
+        }
+        let found = Arc::new(Row::new(decode_list(&source.blob(&list.id)?, list.len)?, start)?);
+        let mut recent = known();
+        if recent.iter().all(|(n, _)| *n != number) {
+            recent.truncate(RECENT - 1);
+            recent.push_front((number, found.clone()));
+        }
+        Ok(found)
     }
 
     /// The first extent that ends after `offset`.
@@ -104,10 +174,10 @@ impl FileMap {
             && end <= extent.offset + extent.len
         {
             let from = extent.content + (offset - extent.offset);
-            let part = self.part_at(from);
-            if from + len <= self.part_end(part) {
-                let blob = self.blob(source, part)?;
-                let start = from - self.starts.get(part).copied().unwrap_or(0);
+            let row = self.blobs_at(source, from)?;
+            let (_, part, start) = row.at(from)?;
+            if from + len <= start + part.len {
+                let (blob, start) = (blob(source, part)?, from - start);
                 return Ok(Data::Slice(blob, index(start), index(start + len)));
             }
         }
@@ -120,32 +190,13 @@ impl FileMap {
         Ok(Data::Joined(bytes))
     }
 
-    fn part_at(&self, content: u64) -> usize {
-        self.starts.partition_point(|start| *start <= content).saturating_sub(1)
-    }
-
-    fn part_end(&self, part: usize) -> u64 {
-        let len = self.parts.get(part).map_or(0, |p| p.len);
-        self.starts.get(part).map_or(0, |start| start + len)
-    }
-
-    fn blob(&self, source: &dyn TreeSource, part: usize) -> Result<Bytes> {
-        let part = self.parts.get(part).ok_or_else(|| Error::damaged("a file's parts end too early"))?;
-        let blob = source.blob(&part.id)?;
-        if blob.len() as u64 == part.len {
-            Ok(blob)
-        } else {
-            Err(Error::damaged(format!("the blob {} has {} bytes instead of {}", part.id, blob.len(), part.len)))
-        }
-    }
-
     fn fill(&self, source: &dyn TreeSource, content: u64, room: &mut [u8]) -> Result<()> {
         let mut done = 0;
         while done < room.len() {
             let at = content + done as u64;
-            let part = self.part_at(at);
-            let blob = self.blob(source, part)?;
-            let start = index(at - self.starts.get(part).copied().unwrap_or(0));
+            let row = self.blobs_at(source, at)?;
+            let (_, part, start) = row.at(at)?;
+            let (blob, start) = (blob(source, part)?, index(at - start));
             let n = blob.len().saturating_sub(start).min(room.len() - done);
             let (Some(from), Some(to)) = (blob.get(start..start + n), room.get_mut(done..done + n)) else { break };
             if n == 0 {
@@ -172,24 +223,41 @@ impl FileMap {
 
     /// Whether one blob holds all of it.
     pub fn is_whole(&self) -> bool {
-        self.parts.len() == 1
+        matches!(&self.blobs, Blobs::All(row) if row.parts.len() == 1)
     }
 
-    /// The blobs worth reading now, when `len` bytes at `offset` were just asked for.
-    pub fn ahead(&self, offset: u64, len: u64) -> Vec<Id> {
-        if self.parts.len() < 2 {
+    /// The blobs worth reading now, when `len` bytes at `offset` were just asked for. May read lists of them.
+    pub fn ahead(&self, source: &dyn TreeSource, offset: u64, len: u64) -> Vec<Id> {
+        if self.row().parts.is_empty() || self.is_whole() {
             return Vec::new();
         }
         let Some((from, to)) = self.pace.step(offset, len, self.size) else { return Vec::new() };
         let content = |offset: u64| match self.extents.get(self.extent_after(offset)) {
             Some(extent) => extent.content + offset.saturating_sub(extent.offset),
-            None => self.part_end(self.parts.len() - 1),
+            None => self.row().end,
         };
-        let (from, to) = (content(from), content(to));
-        // Only blobs that begin in the window: the one before was asked for by the last step.
-        let first = self.starts.partition_point(|start| *start < from);
-        let wanted = self.starts.iter().zip(&self.parts).skip(first).take_while(|(start, _)| **start < to);
-        wanted.map(|(_, part)| part.id).collect()
+        let (mut from, to) = (content(from), content(to).min(self.row().end));
+        let mut wanted = Vec::new();
+        while from < to && wanted.len() < WANTED {
+            // What cannot be read is said when it is asked for.
+            let Ok(row) = self.blobs_at(source, from) else { break };
+            // Only blobs that begin in the window: the one before was asked for by the last step.
+            let first = row.starts.partition_point(|start| *start < from);
+            let begun = row.starts.iter().zip(&row.parts).skip(first).take_while(|(start, _)| **start < to);
+            wanted.extend(begun.map(|(_, part)| part.id));
+            from = row.end.max(from + 1);
+        }
+        wanted
+    }
+}
+
+/// The blob of a part, as long as it should be.
+fn blob(source: &dyn TreeSource, part: &Part) -> Result<Bytes> {
+    let blob = source.blob(&part.id)?;
+    if blob.len() as u64 == part.len {
+        Ok(blob)
+    } else {
+        Err(Error::damaged(format!("the blob {} has {} bytes instead of {}", part.id, blob.len(), part.len)))
     }
 }
 

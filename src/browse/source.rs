@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::{Error, ErrorKind, Id, Result};
 use crate::store::Patience;
-use crate::vault::tree::{Content, Node, Part};
+use crate::vault::tree::Node;
 use crate::vault::{self, SegmentCache, Vault};
 
 use super::types::VaultAccess;
@@ -19,8 +19,6 @@ pub type Bytes = Arc<dyn Deref<Target = [u8]> + Send + Sync>;
 pub trait TreeSource: Send + Sync {
     /// One node of a tree.
     fn node(&self, id: &Id) -> Result<Node>;
-    /// The blobs of a content of `len` bytes.
-    fn parts(&self, content: &Content, len: u64) -> Result<Vec<Part>>;
     /// A blob's plain bytes.
     fn blob(&self, id: &Id) -> Result<Bytes>;
 }
@@ -125,10 +123,6 @@ impl VaultSource {
 impl TreeSource for VaultSource {
     fn node(&self, id: &Id) -> Result<Node> {
         self.attempt(|vault| vault.node(id))
-    }
-
-    fn parts(&self, content: &Content, len: u64) -> Result<Vec<Part>> {
-        self.attempt(|vault| vault.parts(content, len))
     }
 
     fn blob(&self, id: &Id) -> Result<Bytes> {

@@ -381,7 +381,7 @@ impl View {
                 _ => Err(Fail::Errno(Errno::EINVAL)),
             })
         })?;
-        let map = Arc::new(FileMap::new(size, &holes, &content, source.as_ref())?);
+        let map = Arc::new(FileMap::new(size, &holes, &content)?);
         self.maps.put(ino, map.clone(), map.weight());
         Ok((source, map))
     }
@@ -389,7 +389,7 @@ impl View {
     /// Bytes of a file. Waits for the vault.
     pub fn read(&self, ino: Ino, offset: u64, size: u64) -> Answer<Data> {
         let (source, map) = self.map(ino)?;
-        for id in map.ahead(offset, size) {
+        for id in map.ahead(source.as_ref(), offset, size) {
             self.ahead.want(&source, id);
         }
         if map.is_whole() {

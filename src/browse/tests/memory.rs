@@ -10,7 +10,7 @@ use crate::browse::source::{Bytes, TreeSource};
 use crate::browse::types::{BackupView, Policy};
 use crate::model::{Error, Id, Result};
 use crate::vault::tree::node::{encode_branch, encode_leaf};
-use crate::vault::tree::{Child, Content, Entry, Kind, Link, Metadata, Node, Origin, Part, Totals};
+use crate::vault::tree::{Child, Content, Entry, Kind, Link, Metadata, Node, Origin, Totals};
 
 /// Nodes and blobs by id.
 #[derive(Default)]
@@ -61,14 +61,6 @@ fn totals(entries: &[Entry]) -> Totals {
 impl TreeSource for Memory {
     fn node(&self, id: &Id) -> Result<Node> {
         Node::decode(&self.get(id)?)
-    }
-
-    fn parts(&self, content: &Content, len: u64) -> Result<Vec<Part>> {
-        match content {
-            Content::Parts(parts) | Content::Lists(parts) => Ok(parts.clone()),
-            Content::Whole(id) => Ok(vec![Part { id: *id, len }]),
-            Content::Empty => Ok(Vec::new()),
-        }
     }
 
     fn blob(&self, id: &Id) -> Result<Bytes> {

@@ -5,13 +5,19 @@ use std::sync::Arc;
 use super::memory::Memory;
 use crate::browse::ahead::Pace;
 use crate::browse::file::FileMap;
+use crate::vault::tree::content::encode_list;
 use crate::vault::tree::{Content, Part};
 
-/// A file of three parts and two holes, and its bytes.
-fn sample(memory: &Memory) -> (FileMap, Vec<u8>) {
+/// A file of three parts and two holes, and its bytes; or of two lists of these.
+fn sample(memory: &Memory, lists: bool) -> (FileMap, Vec<u8>) {
     let blobs: Vec<Vec<u8>> =
         [100usize, 50, 150].iter().zip(1u8..).map(|(len, n)| (0..*len).map(|i| (i as u8) ^ n << 5).collect()).collect();
-    let parts = blobs.iter().map(|blob| Part { id: memory.put(blob.clone()), len: blob.len() as u64 }).collect();
+    let part = |blob: &Vec<u8>| Part { id: memory.put(blob.clone()), len: blob.len() as u64 };
+    let parts: Vec<Part> = blobs.iter().map(part).collect();
+    let list =
+        |parts: &[Part]| Part { id: memory.put(encode_list(parts)), len: parts.iter().map(|part| part.len).sum() };
+    let content =
+        if lists { Content::Lists(vec![list(&parts[..2]), list(&parts[2..])]) } else { Content::Parts(parts) };
     let holes = [(20, 1000), (1100, 4000)];
     let mut bytes = blobs.concat();
     for (offset, len) in holes {
@@ -20,19 +26,21 @@ fn sample(memory: &Memory) -> (FileMap, Vec<u8>) {
         bytes.extend(tail);
     }
     let holes: Vec<(u64, u64)> = holes.iter().map(|(offset, len)| (*offset as u64, *len as u64)).collect();
-    let map = FileMap::new(bytes.len() as u64, &holes, &Content::Parts(parts), memory).unwrap();
+    let map = FileMap::new(bytes.len() as u64, &holes, &content).unwrap();
     (map, bytes)
 }
 
 #[test]
 fn any_stretch_reads_as_written() {
     let memory = Memory::default();
-    let (map, bytes) = sample(&memory);
-    for offset in (0..bytes.len() + 10).step_by(7) {
-        for len in [0, 1, 13, 64, 999, 4096, 10_000] {
-            let read = map.read(&memory, offset as u64, len as u64).unwrap();
-            let from = offset.min(bytes.len());
-            assert_eq!(read.bytes(), &bytes[from..(offset + len).min(bytes.len()).max(from)], "{offset} {len}");
+    for lists in [false, true] {
+        let (map, bytes) = sample(&memory, lists);
+        for offset in (0..bytes.len() + 10).step_by(7) {
+            for len in [0, 1, 13, 64, 999, 4096, 10_000] {
+                let read = map.read(&memory, offset as u64, len as u64).unwrap();
+                let from = offset.min(bytes.len());
+                assert_eq!(read.bytes(), &bytes[from..(offset + len).min(bytes.len()).max(from)], "{offset} {len}");
+            }
         }
     }
 }
@@ -40,7 +48,7 @@ fn any_stretch_reads_as_written() {
 #[test]
 fn data_and_holes_are_found() {
     let memory = Memory::default();
-    let (map, bytes) = sample(&memory);
+    let (map, bytes) = sample(&memory, false);
     let end = bytes.len() as u64;
     assert_eq!(end, 5300);
     for (offset, data, hole) in [(0, 0, 20), (19, 19, 20), (20, 1020, 20), (1050, 1050, 1100), (5100, 5100, end)] {
@@ -48,7 +56,7 @@ fn data_and_holes_are_found() {
         assert_eq!(map.seek(offset, false).unwrap(), hole, "{offset}");
     }
     assert!(map.seek(end, true).is_err() && map.seek(end, false).is_err());
-    let hollow = FileMap::new(1 << 40, &[(0, 1 << 40)], &Content::Empty, &memory).unwrap();
+    let hollow = FileMap::new(1 << 40, &[(0, 1 << 40)], &Content::Empty).unwrap();
     assert!(hollow.seek(5, true).is_err());
     assert_eq!(hollow.seek(5, false).unwrap(), 5);
     assert_eq!(hollow.read(&memory, 1 << 39, 3).unwrap().bytes(), [0, 0, 0]);
@@ -68,11 +76,11 @@ fn records_that_do_not_add_up_are_refused() {
         (5, vec![], Content::Parts(vec![Part { id, len: u64::MAX }, Part { id, len: 6 }])),
     ];
     for (size, holes, content) in bad {
-        assert!(FileMap::new(size, &holes, &content, &memory).is_err(), "{size} {holes:?}");
+        assert!(FileMap::new(size, &holes, &content).is_err(), "{size} {holes:?}");
     }
     // A blob that is shorter or longer than its part.
     for len in [9, 11] {
-        let map = FileMap::new(len, &[], &Content::Whole(id), &memory).unwrap();
+        let map = FileMap::new(len, &[], &Content::Whole(id)).unwrap();
         assert!(map.read(&memory, 0, 100).is_err());
     }
 }
@@ -89,4 +97,29 @@ fn only_sequential_readers_get_read_ahead() {
     assert_eq!(pace.step(101 * mib, mib, size), Some((102 * mib, 103 * mib)));
     let end = Arc::new(Pace::default());
     assert_eq!(end.step(0, mib, mib), None);
+}
+
+/// A file of 800 gigabytes in two lists that come over and over: only those that are read are in memory.
+#[test]
+fn lists_are_read_where_they_are_needed() {
+    let memory = Memory::default();
+    let part = |n: u8| Part { id: memory.put(vec![n; 1000]), len: 1000 };
+    let list = |n: u8| Part { id: memory.put(encode_list(&vec![part(n); 4096])), len: 4_096_000 };
+    let lists: Vec<Part> = [list(1), list(2)].repeat(100_000);
+    let size = 200_000 * 4_096_000;
+    let map = FileMap::new(size, &[], &Content::Lists(lists)).unwrap();
+    assert!(map.weight() < 20_000_000);
+    for (at, bytes) in [(0, [1, 1]), (4_095_999, [1, 2]), (size / 2 - 1, [2, 1]), (size - 2, [2, 2])] {
+        assert_eq!(map.read(&memory, at, 2).unwrap().bytes(), bytes, "{at}");
+    }
+    // Whoever reads on is ahead of by some, and never by all.
+    let (mut wanted, mut at) = (0, 0);
+    for _ in 0..100 {
+        wanted = map.ahead(&memory, at, 131_072).len().max(wanted);
+        at += 131_072;
+    }
+    assert!((1..=1024 + 4096).contains(&wanted), "{wanted}");
+    let liar = Content::Lists(vec![Part { len: 4_096_001, ..list(1) }]);
+    let map = FileMap::new(4_096_001, &[], &liar).unwrap();
+    assert!(map.read(&memory, 0, 1).is_err());
 }
