@@ -43,9 +43,8 @@ impl Reserve {
                 tracing::warn!("the disk of the state directory is full: what was kept for that is in use now");
             }
         } else if free > PLENTY && !self.0.exists() {
-            let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.0);
-            let filled = made.and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, SIZE)?));
-            if filled.is_err() {
+            let Ok(file) = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.0) else { return };
+            if fallocate(&file, FallocateFlags::empty(), 0, SIZE).is_err() {
                 let _ = fs::remove_file(&self.0);
             }
         }

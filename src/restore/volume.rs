@@ -173,6 +173,8 @@ pub fn run(
     };
     let target = open(onto, size, own)?;
     let layout = Layout::new(vault, size, &holes, &content)?;
+    // All lists of blocks must be there before anything is overwritten.
+    layout.parts().try_for_each(|part| part.map(drop))?;
     progress.set_current(&onto.target.to_string_lossy());
     progress.expect(1, size);
     let resized = !target.is_device && target.size != size;

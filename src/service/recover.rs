@@ -139,6 +139,10 @@ impl Service {
                         Ok(())
                     })?;
                     super::work::follow(w, &ended)?;
+                    if let (Task::Prune { .. }, Some(vault)) = (&job.task, job.vault) {
+                        // It may have copied some, which takes more or less than before.
+                        super::work::unmeasure(w, vault)?;
+                    }
                     if let Task::Snapshot { snapshot } = &job.task {
                         w.update::<Snapshot>(*snapshot, |row| {
                             row.status = State::Failed;

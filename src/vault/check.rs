@@ -43,7 +43,7 @@ pub struct VerifyReport {
     pub problem_count: u64,
     /// The first of them.
     pub problems: Vec<Problem>,
-    /// Backups (manifests) that cannot be restored in full.
+    /// Backups (manifests) that cannot be restored in full, or whose trees contradict themselves.
     pub damaged_backups: Vec<Id>,
 }
 
@@ -156,6 +156,10 @@ impl Visitor for Findings<'_> {
         self.add(path, what.into());
     }
 
+    fn checks(&self) -> bool {
+        self.damaged.is_some()
+    }
+
     fn blob(&mut self, path: &[u8], id: &Id) {
         if self.damaged.is_some_and(|damaged| damaged.contains(id)) {
             self.add(path, format!("the blob {id} is damaged"));
@@ -209,7 +213,8 @@ fn check_packs(
     }
     if read.is_some() {
         let next = AtomicUsize::new(0);
-        let counts = places::counts(&index);
+        let counts = places::counts(&index, progress)?;
+        let twins = twins(&packs);
         let results = Mutex::new((&mut *report, &mut damaged, None::<Error>, &mut whole_packs));
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
         std::thread::scope(|scope| {
@@ -220,7 +225,8 @@ fn check_packs(
                         if bad_packs.contains(&pack.id) || progress.is_cancelled() {
                             continue;
                         }
-                        let checked = check_pack(vault, pack, &index, &counts, &mut buffers);
+                        let checked =
+                            check_pack(vault, pack, (&index, &counts), twins.contains(&pack.id), &mut buffers);
                         progress.add(0, pack.size);
                         let mut results = lock(&results);
                         match checked {
@@ -281,13 +287,14 @@ struct Buffers {
     plain: Vec<u8>,
 }
 
-/// Reads a whole pack: every frame, every blob, and what lies between; and what the index says of it. Every byte of a pack as we write it is sealed
-/// under the salt that the index knows, so it need not be hashed as a whole as well: what opens is what was stored.
+/// Reads a whole pack: every frame, every blob, and what lies between; and compares it with the index. Every byte of a
+/// pack as we write it is sealed under the salt that the index knows, so it need not be hashed as a whole as well: what
+/// opens is what was stored. Only of packs with one salt, of which one must be a copy, the hash says which it is.
 fn check_pack(
     vault: &Vault,
     pack: &RunPack,
-    index: &LocalIndex,
-    counts: &HashMap<Id, u64>,
+    (index, counts): (&LocalIndex, &HashMap<Id, u64>),
+    hash: bool,
     buffers: &mut Buffers,
 ) -> Result<Checked> {
     let key = object::key(pack.class, &pack.id);
@@ -302,9 +309,10 @@ fn check_pack(
         }
         Err(e) => return Err(e),
     }
+    let is_itself = !hash || Id::of(&buffers.pack) == pack.id;
     let record: PackRecord = match pack::read_whole(&vault.keys, &pack.id, &mut buffers.pack) {
         Ok((record, covered)) => {
-            if !(covered && record.salt == pack.salt && record.class == pack.class) {
+            if !(is_itself && covered && record.salt == pack.salt && record.class == pack.class) {
                 checked.problems.push((key.clone(), NOT_STORED_SO.into()));
             }
             record
@@ -347,12 +355,26 @@ fn check_pack(
             }
         }
     }
-    // They count as damaged, so that they are stored again.
-    for id in places::misplaced(index, &record, counts.get(&pack.id).copied().unwrap_or(0)) {
-        checked.problems.push((key.clone(), format!("the index does not say where the blob {id} is")));
-        checked.damaged.push(id);
+    let misplaced = places::misplaced(index, &record, counts.get(&pack.id).copied().unwrap_or(0));
+    if let Some(first) = misplaced.first() {
+        let message = format!("the index does not say where {} of its blobs are, {first} first", misplaced.len());
+        checked.problems.push((key, message));
+        // They count as damaged, so that they are stored again.
+        checked.damaged.extend(misplaced);
     }
     Ok(checked)
+}
+
+/// Packs that have their salt in common with another.
+fn twins(packs: &[RunPack]) -> HashSet<Id> {
+    let mut by_salt: HashMap<[u8; 32], Id> = HashMap::new();
+    let mut twins = HashSet::new();
+    for pack in packs {
+        if let Some(other) = by_salt.insert(pack.salt, pack.id).filter(|other| *other != pack.id) {
+            twins.extend([other, pack.id]);
+        }
+    }
+    twins
 }
 
 /// The blobs that the index places in a pack.

@@ -105,7 +105,7 @@ impl Walk<'_> {
         let (old, new) = (read(self.old, dirs.old)?, read(self.new, dirs.new)?);
         let left = self.left.checked_sub((old.len() + new.len()).max(1) as u64);
         self.left = left.ok_or_else(|| {
-            Error::limit_reached(format!("the two trees have more than {ENTRIES} entries in directories that differ"))
+            Error::limit_reached(format!("there are more than {ENTRIES} files to look at in directories that differ"))
         })?;
         let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
         loop {

@@ -25,6 +25,10 @@ pub trait Visitor {
     fn unreadable(&mut self, path: &[u8], error: Error);
     /// A node is not what the one above says of it. The walk goes on.
     fn inconsistent(&mut self, _path: &[u8], _what: &str) {}
+    /// Whether to find such nodes also where they were walked before, by another way to them.
+    fn checks(&self) -> bool {
+        false
+    }
     /// Called for every blob when it is met, be it a file's or a node; `path` is where it belongs.
     fn blob(&mut self, _path: &[u8], _id: &Id) {}
     /// Whether subtrees that were walked before are walked again (to name every path).
@@ -88,23 +92,33 @@ impl Marks {
         let mut pending = vec![(*root, Vec::new(), Claim::default())];
         while let Some((id, path, claim)) = pending.pop() {
             progress.check()?;
-            match self.walk(&id) {
-                Some(true) if !visitor.everything() => continue,
-                Some(_) => visitor.blob(&path, &id),
+            let again = match self.walk(&id) {
+                Some(true) if visitor.everything() => false,
+                Some(true) if visitor.checks() && claim.totals.is_some() => true,
+                Some(true) => continue,
+                Some(false) => false,
                 None => {
                     visitor.missing(&path, &id);
                     continue;
                 }
+            };
+            if !again {
+                visitor.blob(&path, &id);
             }
             let node = match vault.node(&id) {
                 Ok(node) => node,
                 Err(e) => {
-                    visitor.unreadable(&path, e);
+                    if !again {
+                        visitor.unreadable(&path, e);
+                    }
                     continue;
                 }
             };
             if let Some(what) = claim.broken_by(&node) {
                 visitor.inconsistent(&path, what);
+            }
+            if again {
+                continue;
             }
             match node {
                 Node::Branch(children) => {
@@ -189,6 +203,9 @@ impl Claim {
 
     /// What is wrong with the node.
     fn broken_by(&self, node: &Node) -> Option<&'static str> {
+        if self.totals.is_none() && !matches!(node, Node::Root(_)) {
+            return Some("it is not the root of a backup");
+        }
         let mut totals = Totals::default();
         let (first, last, count) = match node {
             Node::Root(_) => return self.totals.map(|_| "a root stands below another node"),

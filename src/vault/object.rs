@@ -42,6 +42,10 @@ pub fn seal(keys: &Keys, class: Class, plain: &[u8]) -> Result<Vec<u8>> {
     let sealer = keys.new_sealer(class)?;
     let too_large = |_| Error::failed("an object is too large to store");
     let plain_len = u32::try_from(plain.len()).map_err(too_large)?;
+    if plain_len > plain_max(class) {
+        // What no reader takes must not be stored.
+        return Err(Error::failed("an object is too large to store"));
+    }
     let mut packed = Vec::new();
     let codec = Compressor::new(Compression::Zstd(3))?.compress(plain, &mut packed)?;
     let mut bytes = sealer.header().to_vec();
@@ -53,10 +57,11 @@ pub fn seal(keys: &Keys, class: Class, plain: &[u8]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// How long an object may be before compression, in bytes. An index is closed at half a million blobs, each 40 bytes,
-/// or after the pack that goes beyond; the others are records of a few kilobytes.
+/// How long an object may be before compression, in bytes. An index is closed at half a million blobs, each some 40
+/// bytes, or after the pack that goes beyond; a tombstone may name all packs of a vault; the others are records of a
+/// few kilobytes.
 fn plain_max(class: Class) -> u32 {
-    if class == Class::Index { 256 << 20 } else { 32 << 20 }
+    if matches!(class, Class::Index | Class::Tombstone) { 256 << 20 } else { 32 << 20 }
 }
 
 /// The plain bytes of a stored object.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::index::{Found, LocalIndex};
 use super::pack::PackRecord;
-use crate::model::Id;
+use crate::model::{Id, Progress, Result};
 
 /// Where a blob lies in its pack, as far as reading it depends on that: ordinal, offset, stored and plain length and
 /// codec of the segment, offset and length of the blob.
@@ -17,13 +17,24 @@ fn place(found: &Found) -> Place {
 }
 
 /// How many blobs an index places in each pack.
-pub fn counts(index: &LocalIndex) -> HashMap<Id, u64> {
+pub fn counts(index: &LocalIndex, progress: &Progress) -> Result<HashMap<Id, u64>> {
     let mut counts = HashMap::new();
     for run in index.runs() {
-        let pack = |i: usize| run.segment(run.blob(i).segment).and_then(|segment| run.pack(segment.pack));
-        (0..run.blob_count()).filter_map(pack).for_each(|pack| *counts.entry(pack.id).or_default() += 1);
+        progress.check()?;
+        let mut by_number = vec![0u64; run.pack_count()];
+        for i in 0..run.blob_count() {
+            let number = run.segment(run.blob(i).segment).and_then(|segment| usize::try_from(segment.pack).ok());
+            if let Some(count) = number.and_then(|number| by_number.get_mut(number)) {
+                *count += 1;
+            }
+        }
+        for (number, count) in (0u32..).zip(by_number) {
+            if let Some(pack) = run.pack(number) {
+                *counts.entry(pack.id).or_default() += count;
+            }
+        }
     }
-    counts
+    Ok(counts)
 }
 
 /// The blobs of a pack, as its own directory has them, that the index, which places `count` blobs in it, does not

@@ -31,7 +31,7 @@ const DEAD_MAX: u64 = 10;
 const SMALL_MAX: usize = 8;
 
 /// An index object lists packs with about this many blobs.
-const INDEX_BLOBS: usize = 1 << 19;
+pub(super) const INDEX_BLOBS: usize = 1 << 19;
 
 /// What a prune did, or would do.
 #[derive(Debug, Clone, Default)]

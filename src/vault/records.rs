@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::handle::Vault;
 use super::manifest::{MANIFEST_FORMAT, Manifest};
 use super::object;
-use super::pack;
+use super::pack::{self, PackRecord};
+use super::prune::INDEX_BLOBS;
 use super::seal::Class;
 use crate::model::{Error, ErrorKind, Id, Result};
 use crate::store::ObjectStore;
@@ -196,8 +197,16 @@ impl Vault {
             }
         }
         recovered.packs = found.len();
-        if !found.is_empty() {
-            self.publish(found)?;
+        while !found.is_empty() {
+            // Some at a time: an index object has its limit.
+            let mut blobs = 0;
+            let enough = |pack: &PackRecord| {
+                blobs += pack.segments.iter().map(|s| s.blobs.len()).sum::<usize>();
+                blobs >= INDEX_BLOBS
+            };
+            let end = found.iter().position(enough).map_or(found.len(), |i| i + 1);
+            let rest = found.split_off(end);
+            self.publish(std::mem::replace(&mut found, rest))?;
         }
         for key in mine {
             self.store.delete(&key)?;

@@ -6,7 +6,7 @@ use std::io;
 use super::*;
 use crate::model::ErrorKind;
 use crate::restore::data::Layout;
-use crate::restore::{Format, export};
+use crate::restore::{Format, export, volume};
 use crate::vault::compare::{Change, Differences, compare};
 use crate::vault::tree::node::{encode_branch, encode_leaf, encode_root};
 use crate::vault::tree::{Child, Content, Origin, Part, Totals, content::encode_list};
@@ -301,4 +301,22 @@ fn a_chain_of_thousands_of_directories_is_restored() {
     sh(world.dir.path(), "rm -rf target");
     // As deep as it can be read, but deeper than a path may be long.
     assert_eq!(walked(&world, &manifest).unwrap(), deep + 1);
+}
+
+/// A list of blocks that is not there is found before the first block of the target is overwritten.
+#[test]
+fn a_volume_without_all_of_its_lists_overwrites_nothing() {
+    let world = World::new();
+    let manifest = crafted(&world, |data, tree| {
+        let id = data.put(&[7; 4096]).unwrap();
+        let list = tree.put(&encode_list(&[Part { id, len: 4096 }])).unwrap();
+        let lists = vec![Part { id: list, len: 4096 }, Part { id: Id::of(b"lost"), len: 4096 }];
+        holding(tree, b"", &[file(b"disk.img", 8192, Content::Lists(lists))])
+    });
+    let target = world.dir.path().join("target.img");
+    std::fs::write(&target, [1; 5000]).unwrap();
+    let onto = volume::Onto { path: "/disk.img".into(), target: target.clone() };
+    let error = volume::run(&world.vault, &manifest, &onto, &[], false, &Progress::default()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Damaged, "{error}");
+    assert_eq!(std::fs::read(&target).unwrap(), [1; 5000]);
 }

@@ -80,7 +80,7 @@ impl Service {
             }
             super::snapshots::drop_unused(w, row.resource)?;
             if let Some(vault) = later {
-                note(w, vault, |v| v.measured = None)?;
+                unmeasure(w, vault)?;
                 housekeeping::prune_soon(w, vault, now.saturating_add(PRUNE_AGAIN).unwrap_or(now))?;
             }
             if let Some(vault) = space {
@@ -108,10 +108,13 @@ impl Service {
 
     pub(super) fn run_prune(&self, job: &Job, dry_run: bool, progress: &Arc<Progress>) -> Result<Report> {
         let (row, open) = self.vault_of_job(job)?;
+        let before = open.vault.stored_size();
         let report = match self.collect(&row, &open, dry_run, progress) {
-            // It may have copied some before it failed.
-            Err(e) if !dry_run => {
-                self.catalog.write(|w| note(w, row.id, |v| v.measured = None))?;
+            // It had copied some before it failed. What it failed with is what counts.
+            Err(e) if !dry_run && open.vault.stored_size() != before => {
+                if let Err(e) = self.catalog.record(|w| unmeasure(w, row.id)) {
+                    tracing::warn!("sizes of backups may be out of date: {e}");
+                }
                 return Err(e);
             }
             result => result?,
@@ -133,6 +136,11 @@ fn pruned_at(row: &mut VaultRow, now: Timestamp, rewrote: bool) {
         // What was copied may take more or less than before.
         row.measured = None;
     }
+}
+
+/// Forgets what backups take that was measured.
+pub(in crate::service) fn unmeasure(w: &crate::catalog::Writer, vault: u64) -> Result<()> {
+    note(w, vault, |v| v.measured = None)
 }
 
 pub(super) fn note(w: &crate::catalog::Writer, vault: u64, change: impl FnOnce(&mut VaultRow)) -> Result<()> {

@@ -38,6 +38,7 @@ use crate::vault::Share;
 
 pub(super) use backups::{fill, note_success};
 pub(super) use export::temporary;
+pub(super) use maintain::unmeasure;
 pub(super) use salvage::ticket as salvage_ticket;
 pub(super) use snapshots::publish;
 pub(super) use tasks::follow;

@@ -2,9 +2,9 @@
 
 use super::super::compress::{self, Compressor, GZIP, PLAIN, ZSTD};
 use super::super::index::IndexObject;
+use super::super::object;
 use super::super::pack::{self, PackRecord};
 use super::super::seal::{HEADER_LEN, Record};
-use super::super::{mark, object};
 use super::*;
 use crate::model::ErrorKind;
 
@@ -46,7 +46,8 @@ fn an_object_that_promises_more_than_its_class_holds_is_damaged_before_it_is_unp
 /// An index is trusted by nobody: wherever it says that a blob lies, other bytes are not taken for it.
 #[test]
 fn an_index_that_misplaces_blobs_gives_no_wrong_byte() {
-    let lies: [(&str, fn(&mut PackRecord)); 8] = [
+    type Lie = fn(&mut PackRecord);
+    let lies: [(&str, Lie); 8] = [
         ("lengths of neighbours exchanged", |record| {
             let blobs = &mut record.segments[0].blobs;
             (blobs[0].1, blobs[1].1) = (blobs[1].1, blobs[0].1);
@@ -128,10 +129,10 @@ fn branches_that_repeat_a_leaf_are_refused_at_once() {
     use super::super::tree::{Child, node};
     let dir = tempfile::tempdir().unwrap();
     let vault = vault(dir.path());
-    let writer = VaultWriter::start(&vault, Compression::Zstd(1)).unwrap();
-    let mut tree = writer.lane(Class::TreePack).unwrap();
     let leaf: Vec<Entry> = (0..4096).map(|i| file(&format!("{i:04}"), 0, Content::Empty)).collect();
     for leaf in [leaf.as_slice(), &[]] {
+        let writer = VaultWriter::start(&vault, Compression::Zstd(1)).unwrap();
+        let mut tree = writer.lane(Class::TreePack).unwrap();
         let mut top = tree.put(&node::encode_leaf(leaf.iter())).unwrap();
         for _ in 0..5 {
             let child =
@@ -140,10 +141,42 @@ fn branches_that_repeat_a_leaf_are_refused_at_once() {
         }
         let root = put_root(&mut tree, &directory("", top, Totals::default())).unwrap();
         tree.flush().unwrap();
+        drop(tree);
+        writer.finish().unwrap();
         assert_eq!(vault.entries(&root).unwrap_err().kind, ErrorKind::Damaged);
         assert_eq!(vault.entries(&top).unwrap_err().kind, ErrorKind::Damaged);
-        let mut marks = mark::Marks::new(&vault);
-        let mut complete = mark::Complete::default();
-        marks.tree(&vault, &root, &mut complete, &Progress::default()).unwrap();
+        let manifest = vault.put_manifest(&manifest(root, Totals::default(), 0)).unwrap();
+        let report = verify(&vault, &[manifest], false, &Progress::default()).unwrap();
+        assert!(report.problem_count >= 4096 && report.damaged_backups == [manifest], "{}", report.problem_count);
+    }
+}
+
+/// What is said of a node is checked wherever it is said, also where the node is known already.
+#[test]
+fn a_second_way_to_a_node_is_checked_as_well() {
+    use super::super::tree::{Child, node};
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path());
+    let writer = VaultWriter::start(&vault, Compression::Zstd(1)).unwrap();
+    let mut tree = writer.lane(Class::TreePack).unwrap();
+    let leaf = [file("a", 1, Content::Whole(Id::default())), file("b", 0, Content::Empty)];
+    let (node, totals) = put_directory(&mut tree, &leaf).unwrap();
+    let child = |last: &str| Child { last: last.into(), count: 2, totals, node };
+    let mut twice = totals;
+    twice.add(totals);
+    let branch = tree.put(&node::encode_branch(&[child("b"), child("c")])).unwrap();
+    let honest = directory("x", node, totals);
+    let lying = directory("y", node, Totals { bytes: 2, ..totals });
+    let (pair, below) = put_directory(&mut tree, &[honest, lying]).unwrap();
+    let roots = [directory("", branch, twice), directory("", pair, below)];
+    let roots: Vec<Id> = roots.iter().map(|root| put_root(&mut tree, root).unwrap()).chain([node]).collect();
+    tree.flush().unwrap();
+    drop(tree);
+    writer.finish().unwrap();
+    for root in roots {
+        let manifest = vault.put_manifest(&manifest(root, Totals::default(), 0)).unwrap();
+        let report = verify(&vault, &[manifest], false, &Progress::default()).unwrap();
+        // The blob that nobody stored is one.
+        assert_eq!(report.problem_count, 2, "{report:?}");
     }
 }
