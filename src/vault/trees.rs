@@ -99,12 +99,13 @@ impl Vault {
         Ok(found)
     }
 
-    /// The parts of a file's content of `len` bytes, all at once.
+    /// The parts of a file's content of `len` bytes, all at once: in tests, whose files are small.
+    #[cfg(test)]
     pub fn parts(&self, content: &Content, len: u64) -> Result<Vec<Part>> {
         self.each_part(content, len).collect()
     }
 
-    /// The same one after another; of lists no more than one is in memory.
+    /// The parts of a file's content of `len` bytes, one after another; of lists no more than one is in memory.
     pub fn each_part(&self, content: &Content, len: u64) -> Parts<'_> {
         let (lists, parts) = match content {
             Content::Empty => (Vec::new(), Vec::new()),
