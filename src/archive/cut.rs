@@ -4,6 +4,8 @@ use std::io::{Read, Result};
 
 use fastcdc::v2020::FastCDC;
 
+use crate::source::direct::{ALIGN, first_aligned};
+
 const CHUNK_MIN: usize = 256 << 10;
 const CHUNK_AVERAGE: usize = 1 << 20;
 /// The longest chunk.
@@ -35,21 +37,26 @@ pub struct Cutter<R> {
 impl<R: Read> Cutter<R> {
     /// Cuts what `reader` gives.
     pub fn new(reader: R, mut buffer: Vec<u8>) -> Self {
-        buffer.resize(CHUNK_MAX * 2, 0);
-        Self { reader, buffer, start: 0, have: 0, ended: false }
+        buffer.resize(CHUNK_MAX * 2 + ALIGN, 0);
+        let start = first_aligned(&buffer);
+        Self { reader, buffer, start, have: start, ended: false }
     }
 
     /// The next chunk, and how many bytes were read for it; none at the end.
     pub fn next(&mut self) -> Result<Option<(&[u8], u64)>> {
         let mut read = 0;
         if self.have - self.start < CHUNK_MAX && !self.ended {
-            self.buffer.copy_within(self.start..self.have, 0);
-            self.have -= self.start;
-            self.start = 0;
-            let had = self.have;
-            self.have = fill(&mut self.reader, &mut self.buffer, had)?;
+            // What is left ends where memory is aligned, so that what is read begins there.
+            let left = self.have - self.start;
+            let first = first_aligned(&self.buffer);
+            let had = first + left.next_multiple_of(ALIGN);
+            self.buffer.copy_within(self.start..self.have, had - left);
+            self.start = had - left;
+            let room = self.buffer.get_mut(..first + CHUNK_MAX * 2).unwrap_or_default();
+            let full = room.len();
+            self.have = fill(&mut self.reader, room, had)?;
             read = (self.have - had) as u64;
-            self.ended = self.have < self.buffer.len();
+            self.ended = self.have < full;
         }
         if self.start == self.have {
             return Ok(None);

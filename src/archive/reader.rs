@@ -316,7 +316,7 @@ impl Worker<'_> {
         holes: Vec<(u64, u64)>,
     ) -> Result<Result<LargeEnd, Trouble>> {
         let before = key_of(stat);
-        let mut cutter = Cutter::new(DataReader::new(file, &holes, stat.size), std::mem::take(&mut self.buffer));
+        let mut cutter = Cutter::new(DataReader::direct(file, &holes, stat.size), std::mem::take(&mut self.buffer));
         let (mut total, mut index) = (0u64, 0);
         let trouble = loop {
             match cutter.next() {

@@ -3,12 +3,12 @@
 use std::fs::File;
 use std::io::{Error, Read, Result};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::Stat;
+use super::direct::Direct;
 use super::stat::Type;
 
 /// More holes than this are read as data, which compresses to nothing.
@@ -61,7 +61,7 @@ pub fn holes(file: &File, stat: &Stat) -> Result<Vec<(u64, u64)>> {
 /// Reads the bytes outside the holes, joined; ends early where the file does.
 #[derive(Debug)]
 pub struct DataReader<'a> {
-    file: &'a File,
+    file: Direct<'a>,
     holes: std::slice::Iter<'a, (u64, u64)>,
     next_hole: Option<&'a (u64, u64)>,
     at: u64,
@@ -71,6 +71,15 @@ pub struct DataReader<'a> {
 impl<'a> DataReader<'a> {
     /// A reader from the start of a file of this size.
     pub fn new(file: &'a File, holes: &'a [(u64, u64)], size: u64) -> Self {
+        Self::of(Direct::never(file), holes, size)
+    }
+
+    /// The same, past the page cache where the file is large: see [`Direct`].
+    pub fn direct(file: &'a File, holes: &'a [(u64, u64)], size: u64) -> Self {
+        Self::of(Direct::new(file, size), holes, size)
+    }
+
+    fn of(file: Direct<'a>, holes: &'a [(u64, u64)], size: u64) -> Self {
         let mut holes = holes.iter();
         let next_hole = holes.next();
         Self { file, holes, next_hole, at: 0, size }
@@ -84,8 +93,8 @@ impl Read for DataReader<'_> {
             self.next_hole = self.holes.next();
         }
         let end = self.next_hole.map_or(self.size, |(offset, _)| *offset);
-        let room = usize::try_from(end - self.at).unwrap_or(usize::MAX).min(buffer.len());
-        let n = self.file.read_at(buffer.get_mut(..room).unwrap_or_default(), self.at)?;
+        let room = usize::try_from(end - self.at).unwrap_or(usize::MAX);
+        let n = self.file.read_at(buffer, room, self.at)?;
         self.at += n as u64;
         Ok(n)
     }

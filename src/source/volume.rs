@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, openat, seek};
 use rustix::io::Errno;
 
 use super::Stat;
+use super::direct::{ALIGN, Direct, first_aligned};
 use super::stat::Type;
 
 /// What is wholly zero is noticed in units of so many bytes.
@@ -17,7 +17,7 @@ pub const UNIT: u64 = 64 << 10;
 /// No more stretches than this are left out.
 const HOLES_MAX: u64 = 1 << 16;
 /// Bytes read at a time.
-const READ: usize = 1 << 20;
+const READ: usize = 4 << 20;
 
 /// What was left out of a volume as (offset, length), and where it ended.
 pub type Ends = (Vec<(u64, u64)>, u64);
@@ -89,7 +89,9 @@ pub fn read(
 ) -> crate::model::Result<Result<Ends>> {
     let shortest = shortest(size);
     let zeros = vec![0u8; usize::try_from(UNIT).unwrap_or(0)];
-    let mut buffer = vec![0u8; READ];
+    let mut buffer = vec![0u8; READ + ALIGN];
+    let first = first_aligned(&buffer);
+    let mut direct = Direct::new(file, size);
     let (mut holes, mut at, mut zero_from): (Vec<(u64, u64)>, u64, Option<u64>) = (Vec::new(), 0, None);
     // Ends a stretch of zeros at `end`: it is left out, or handed out as what it is.
     let mut end_zeros = |from: Option<u64>, end: u64, each: &mut dyn FnMut(u64, &[u8]) -> crate::model::Result<()>| {
@@ -117,8 +119,8 @@ pub fn read(
         at = start;
         while at < end {
             let want = usize::try_from(end - at).unwrap_or(READ).min(READ);
-            let window = buffer.get_mut(..want).unwrap_or_default();
-            let have = match fill(file, window, at) {
+            let window = buffer.get_mut(first..first + READ).unwrap_or_default();
+            let have = match fill(&mut direct, window, want, at) {
                 Ok(have) => have,
                 Err(e) => return Ok(Err(e)),
             };
@@ -143,11 +145,11 @@ pub fn read(
     Ok(Ok((holes, end)))
 }
 
-/// Fills a buffer as far as there is something.
-pub fn fill(file: &File, buffer: &mut [u8], at: u64) -> Result<usize> {
+/// Fills `len` bytes of a buffer as far as there is something.
+fn fill(file: &mut Direct<'_>, buffer: &mut [u8], len: usize, at: u64) -> Result<usize> {
     let mut have = 0;
-    while have < buffer.len() {
-        match file.read_at(buffer.get_mut(have..).unwrap_or_default(), at + have as u64) {
+    while have < len {
+        match file.read_at(buffer.get_mut(have..).unwrap_or_default(), len - have, at + have as u64) {
             Ok(0) => break,
             Ok(n) => have += n,
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
