@@ -6,10 +6,38 @@ use fastcdc::v2020::FastCDC;
 
 use crate::source::direct::{ALIGN, first_aligned};
 
-const CHUNK_MIN: usize = 256 << 10;
-const CHUNK_AVERAGE: usize = 1 << 20;
+/// How long chunks are, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    min: usize,
+    average: usize,
+    max: usize,
+}
+
+/// Chunks of most files, and of streams. Several small ones become a segment together.
+pub const COMMON: Sizes = Sizes { min: 256 << 10, average: 1 << 20, max: 4 << 20 };
+
+/// Chunks of files in which something is looked for here and there: images, databases. Each is a segment of its own,
+/// so that reading a little costs a little.
+const FINE: Sizes = Sizes { min: 64 << 10, average: 256 << 10, max: 1 << 20 };
+
+/// Files of this size or more have fine chunks.
+const HUGE: u64 = 64 << 20;
+
 /// The longest chunk.
-pub const CHUNK_MAX: usize = 4 << 20;
+pub const CHUNK_MAX: usize = COMMON.max;
+
+impl Sizes {
+    /// How a file of this size is cut.
+    pub fn of(size: u64) -> Self {
+        if size >= HUGE { FINE } else { COMMON }
+    }
+}
+
+/// Whether parts of a file of this size are segments of their own.
+pub fn stands_alone(size: u64) -> bool {
+    size >= HUGE
+}
 
 /// Fills as much of `buffer[have..]` as there is.
 pub fn fill(reader: &mut impl Read, buffer: &mut [u8], mut have: usize) -> Result<usize> {
@@ -28,6 +56,7 @@ pub fn fill(reader: &mut impl Read, buffer: &mut [u8], mut have: usize) -> Resul
 #[derive(Debug)]
 pub struct Cutter<R> {
     reader: R,
+    sizes: Sizes,
     buffer: Vec<u8>,
     start: usize,
     have: usize,
@@ -36,10 +65,10 @@ pub struct Cutter<R> {
 
 impl<R: Read> Cutter<R> {
     /// Cuts what `reader` gives.
-    pub fn new(reader: R, mut buffer: Vec<u8>) -> Self {
+    pub fn new(reader: R, sizes: Sizes, mut buffer: Vec<u8>) -> Self {
         buffer.resize(CHUNK_MAX * 2 + ALIGN, 0);
         let start = first_aligned(&buffer);
-        Self { reader, buffer, start, have: start, ended: false }
+        Self { reader, sizes, buffer, start, have: start, ended: false }
     }
 
     /// The next chunk, and how many bytes were read for it; none at the end.
@@ -61,8 +90,9 @@ impl<R: Read> Cutter<R> {
         if self.start == self.have {
             return Ok(None);
         }
-        let window = &self.buffer[self.start..self.have.min(self.start + CHUNK_MAX)];
-        let (_, len) = FastCDC::new(window, CHUNK_MIN, CHUNK_AVERAGE, CHUNK_MAX).cut(0, window.len());
+        let Sizes { min, average, max } = self.sizes;
+        let window = &self.buffer[self.start..self.have.min(self.start + max)];
+        let (_, len) = FastCDC::new(window, min, average, max).cut(0, window.len());
         let len = len.clamp(1, window.len());
         self.start += len;
         Ok(Some((&window[..len], read)))

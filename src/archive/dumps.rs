@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::bounded;
 
-use super::cut::Cutter;
+use super::cut::{COMMON, Cutter};
 use super::tree::lock;
 use crate::model::{Error, Id, Progress, Result};
 use crate::source::database::{DIRECTORY, Dump};
@@ -109,7 +109,7 @@ fn stream(writer: &VaultWriter, reader: &mut impl Read, progress: &Progress) -> 
                     let mut lane = writer.lane(Class::DataPack)?;
                     for (index, bytes) in &receiver {
                         let id = Id::of(&bytes);
-                        lane.put_hashed(id, &bytes)?;
+                        lane.put_hashed(id, &bytes, false)?;
                         lock(stored).insert(index, Part { id, len: bytes.len() as u64 });
                     }
                     lane.flush()
@@ -120,7 +120,7 @@ fn stream(writer: &VaultWriter, reader: &mut impl Read, progress: &Progress) -> 
             });
         }
         drop(receiver);
-        let mut cutter = Cutter::new(reader, Vec::new());
+        let mut cutter = Cutter::new(reader, COMMON, Vec::new());
         let mut cut = || -> Result<()> {
             for index in 0.. {
                 progress.check()?;

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use rustix::io::Errno;
 
 use super::cache::Key;
-use super::cut::{CHUNK_MAX, Cutter, fill};
+use super::cut::{CHUNK_MAX, Cutter, Sizes, fill, stands_alone};
 use super::tree::{Context, Directory, lock};
 use crate::model::{Id, Result};
 use crate::source::file::{DataReader, holes, open};
@@ -65,11 +65,19 @@ pub struct Chunk {
 #[derive(Debug)]
 pub(super) struct LargeFile {
     pub item: FileItem,
+    /// Whether its chunks are segments of their own.
+    pub alone: bool,
     pub parts: Mutex<Vec<Option<Part>>>,
     /// Chunks under way, and one for the reader.
     pub pending: AtomicUsize,
     /// Set by the reader when it is through.
     pub end: Mutex<Option<LargeEnd>>,
+}
+
+impl LargeFile {
+    pub fn new(item: FileItem, alone: bool) -> Self {
+        Self { item, alone, parts: Mutex::default(), pending: AtomicUsize::new(1), end: Mutex::default() }
+    }
 }
 
 /// Metadata, size, holes, the key for the change cache, and whether the file changed meanwhile.
@@ -283,8 +291,7 @@ impl Worker<'_> {
         };
         // The kernel may fail an advice; it is only that.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        let large =
-            Arc::new(LargeFile { item, parts: Mutex::default(), pending: AtomicUsize::new(1), end: Mutex::default() });
+        let large = Arc::new(LargeFile::new(item, stands_alone(stat.size)));
         let end = self.cut(&large, &file, &stat, holes)?;
         let item = &large.item;
         match end {
@@ -316,7 +323,8 @@ impl Worker<'_> {
         holes: Vec<(u64, u64)>,
     ) -> Result<Result<LargeEnd, Trouble>> {
         let before = key_of(stat);
-        let mut cutter = Cutter::new(DataReader::direct(file, &holes, stat.size), std::mem::take(&mut self.buffer));
+        let reader = DataReader::direct(file, &holes, stat.size);
+        let mut cutter = Cutter::new(reader, Sizes::of(stat.size), std::mem::take(&mut self.buffer));
         let (mut total, mut index) = (0u64, 0);
         let trouble = loop {
             match cutter.next() {
@@ -362,7 +370,7 @@ impl Worker<'_> {
     fn chunk(&mut self, large: &Arc<LargeFile>, index: usize, bytes: &[u8]) -> Result<()> {
         self.context.check()?;
         let id = Id::of(bytes);
-        self.lane.put_hashed(id, bytes)?;
+        self.lane.put_hashed(id, bytes, large.alone)?;
         {
             let mut parts = lock(&large.parts);
             if parts.len() <= index {

@@ -3,8 +3,7 @@
 //! They are cut at fixed places, since nothing in them ever moves: what is written in a block
 //! costs that block and no other. What is zero is left out as a hole.
 
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::reader::{FileItem, LargeEnd, LargeFile, Trouble, Worker, cut_short, key_of, limit, metadata};
 use super::tree::lock;
@@ -34,8 +33,7 @@ impl Worker<'_> {
         };
         let before = key_of(&original.unwrap_or(stat)).filter(|_| stat.kind == Type::File);
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        let large =
-            Arc::new(LargeFile { item, parts: Mutex::default(), pending: AtomicUsize::new(1), end: Mutex::default() });
+        let large = Arc::new(LargeFile::new(item, true));
         let length = block_size(size);
         let mut block: Vec<u8> = Vec::new();
         let (mut number, mut index, mut total, mut seen) = (0, 0, 0_u64, 0_u64);

@@ -1,6 +1,7 @@
 //! Compression of one record at a time.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::io::{Read, Write};
 
 use crate::model::{Error, Result};
@@ -106,6 +107,11 @@ impl Compressor {
     }
 }
 
+thread_local! {
+    /// One for each thread: making it costs as much as decompressing some small record.
+    static ZSTD_READER: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
 /// Undoes compression; what was not compressed is `data` itself. `plain_len` is authenticated with the
 /// record; no more is ever allocated.
 pub fn decompress(codec: u8, data: &[u8], plain_len: usize) -> Result<Cow<'_, [u8]>> {
@@ -120,8 +126,13 @@ pub fn decompress_into(codec: u8, data: &[u8], plain_len: usize, mut plain: Vec<
         ZSTD => {
             plain.clear();
             plain.reserve_exact(plain_len);
-            let mut zstd = zstd::bulk::Decompressor::new().map_err(|e| bad(&e.to_string()))?;
-            zstd.decompress_to_buffer(data, &mut plain).map_err(|e| bad(&e.to_string()))?;
+            let done = ZSTD_READER.with_borrow_mut(|zstd| {
+                if zstd.is_none() {
+                    *zstd = Some(zstd::bulk::Decompressor::new()?);
+                }
+                zstd.as_mut().map_or(Ok(0), |zstd| zstd.decompress_to_buffer(data, &mut plain))
+            });
+            done.map_err(|e| bad(&e.to_string()))?;
             plain.into()
         }
         GZIP => {

@@ -16,7 +16,7 @@ use super::object;
 use super::pack::{PACK_BLOBS, PACK_TARGET, PackRecord};
 use super::records::Tombstone;
 use super::seal::Class;
-use super::writer::VaultWriter;
+use super::writer::{VaultWriter, stands_alone};
 use crate::model::{Error, ErrorKind, Id, Progress, Result};
 
 /// A pack is rewritten when less than this share of it lives, in percent.
@@ -259,15 +259,15 @@ fn copy_living(
                 let Some(segment) = run.segment(blob.segment) else { continue };
                 let Some(pack) = run.pack(segment.pack) else { continue };
                 if pack.class == class && thin.contains(&pack.id) {
-                    places.push((blob.segment, blob.offset, blob.id));
+                    places.push((blob.segment, blob.offset, blob.id, stands_alone(segment.plain_len, blob.len)));
                 }
             }
             places.sort_unstable();
-            for (_, _, id) in places {
+            for (_, _, id, alone) in places {
                 progress.check()?;
                 let bytes = vault.read_blob(&id)?;
                 progress.add(0, bytes.len() as u64);
-                lane.put_anew(id, &bytes)?;
+                lane.put_anew(id, &bytes, alone)?;
             }
         }
         lane.flush()?;

@@ -9,7 +9,7 @@ use super::handle::Vault;
 use super::manifest::Manifest;
 use super::mark::{Complete, Marks};
 use super::seal::Class;
-use super::writer::{VaultWriter, lock};
+use super::writer::{VaultWriter, lock, stands_alone};
 use crate::model::{Error, Id, Progress, Result};
 
 /// So many blobs are taken on at once by one thread.
@@ -47,7 +47,7 @@ pub fn transfer(
 }
 
 /// The marked blobs of a class, by where they lie.
-fn blobs(marks: &Marks, class: Class) -> Vec<(Id, u32)> {
+fn blobs(marks: &Marks, class: Class) -> Vec<(Id, u32, bool)> {
     let mut found = Vec::new();
     for (number, run) in marks.index().runs().iter().enumerate() {
         let mut places = Vec::new();
@@ -55,29 +55,30 @@ fn blobs(marks: &Marks, class: Class) -> Vec<(Id, u32)> {
             let blob = run.blob(i);
             let Some(segment) = run.segment(blob.segment) else { continue };
             if run.pack(segment.pack).is_some_and(|pack| pack.class == class) {
-                places.push((blob.segment, blob.offset, blob.id, blob.len));
+                let alone = stands_alone(segment.plain_len, blob.len);
+                places.push((blob.segment, blob.offset, blob.id, blob.len, alone));
             }
         }
         places.sort_unstable();
-        found.extend(places.into_iter().map(|(_, _, id, len)| (id, len)));
+        found.extend(places.into_iter().map(|(_, _, id, len, alone)| (id, len, alone)));
     }
     found
 }
 
-fn store(from: &Vault, writer: &VaultWriter, class: Class, blobs: &[(Id, u32)], progress: &Progress) -> Result<()> {
+fn store(from: &Vault, writer: &VaultWriter, class: Class, blobs: &[(Id, u32, bool)], progress: &Progress) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
     let next = AtomicUsize::new(0);
     let error = Mutex::new(None::<Error>);
     let work = || -> Result<()> {
         let mut lane = writer.lane(class)?;
         while let Some(batch) = blobs.chunks(BATCH).nth(next.fetch_add(1, Relaxed)) {
-            for (id, len) in batch {
+            for (id, len, alone) in batch {
                 progress.check()?;
                 if lock(&error).is_some() {
                     return Ok(());
                 }
                 if !writer.contains(id) {
-                    lane.put_hashed(*id, &from.read_blob(id)?)?;
+                    lane.put_hashed(*id, &from.read_blob(id)?, *alone)?;
                 }
                 progress.add(0, u64::from(*len));
             }

@@ -27,6 +27,12 @@ pub const SEGMENT_TARGET: usize = 1 << 20;
 /// A blob of at least this many bytes is a segment of its own.
 const ALONE: usize = SEGMENT_TARGET / 2;
 
+/// Whether a blob of `len` bytes stood alone in a segment of `plain_len`, so that a copy should as well: what is that
+/// small was only the last to come.
+pub(super) fn stands_alone(plain_len: u32, len: u32) -> bool {
+    plain_len == len && len >= 64 << 10
+}
+
 /// An index object is published when packs with this many blobs wait for one, which bounds what
 /// a backup keeps in memory.
 const INDEX_BLOBS: usize = 1 << 17;
@@ -281,26 +287,26 @@ impl Lane {
     /// Stores a blob unless it is known; gives its id.
     pub fn put(&mut self, bytes: &[u8]) -> Result<Id> {
         let id = Id::of(bytes);
-        self.put_hashed(id, bytes)?;
+        self.put_hashed(id, bytes, false)?;
         Ok(id)
     }
 
-    /// Stores a blob whose id is known; says whether it was new.
-    pub fn put_hashed(&mut self, id: Id, bytes: &[u8]) -> Result<bool> {
+    /// Stores a blob whose id is known, `alone` in its segment or with others; says whether it was new.
+    pub fn put_hashed(&mut self, id: Id, bytes: &[u8], alone: bool) -> Result<bool> {
         if !self.shared.claim(&id) {
             return Ok(false);
         }
-        self.put_anew(id, bytes)?;
+        self.put_anew(id, bytes, alone)?;
         Ok(true)
     }
 
     /// Stores a blob though the vault holds it, as prune does before it deletes the old place.
-    pub(super) fn put_anew(&mut self, id: Id, bytes: &[u8]) -> Result<()> {
+    pub(super) fn put_anew(&mut self, id: Id, bytes: &[u8], alone: bool) -> Result<()> {
         let len = u32::try_from(bytes.len()).map_err(|_| Error::failed("a blob is too long"))?;
         if bytes.len() > SEGMENT_MAX {
             return Err(Error::failed("a blob is longer than a segment may be"));
         }
-        if bytes.len() >= ALONE {
+        if alone || bytes.len() >= ALONE {
             self.emit(bytes, vec![(id, len)])?;
         } else {
             if self.plain.len() + bytes.len() > SEGMENT_TARGET {
