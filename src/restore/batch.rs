@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::dir::Dir;
+use super::hidden::Hidden;
 use super::item::{Done, Item, Ready};
 use super::job::{Job, Temporary};
 use super::journal::Journal;
@@ -45,6 +46,8 @@ pub struct Batch {
     links: Vec<Item>,
     /// Directories whose metadata is set when the rest is restored.
     pub complete: Vec<Complete>,
+    /// Directories that get their names before that.
+    pub hidden: Hidden,
     bytes: u64,
 }
 
@@ -73,12 +76,19 @@ impl Batch {
         if let Some(journal) = journal
             && !(items.is_empty() && links.is_empty())
         {
-            let dirs: BTreeSet<_> = items.iter().map(|(_, item)| item).chain(&links).map(|i| i.dir.path()).collect();
+            let mut dirs = self.hidden.above().clone();
+            dirs.extend(items.iter().map(|(_, item)| item).chain(&links).map(|item| item.dir.path()));
             journal.announce(dirs.iter())?;
         }
         items.sort_by_key(|(location, _)| *location);
         let ready = restore_all(job, items)?;
-        replace_all(job, ready)?;
+        match self.hidden.reveal(job) {
+            Ok(()) => replace_all(job, ready)?,
+            Err(e) => {
+                discard(job, ready);
+                return Err(e);
+            }
+        }
         for item in links {
             job.progress.check()?;
             let path = item.dir.path_of(&item.entry.name);

@@ -24,6 +24,8 @@ pub struct Dir {
     /// `None`: it does not exist, since nothing is changed in a dry run.
     identity: Option<Identity>,
     handle: Mutex<Option<Arc<OwnedFd>>>,
+    /// Its name as long as that is a temporary one.
+    temporary: Mutex<Option<Vec<u8>>>,
     /// Whether this restore made it.
     pub made: bool,
 }
@@ -43,20 +45,37 @@ impl Dir {
     pub fn root(handle: Option<OwnedFd>, made: bool) -> Result<Arc<Self>> {
         let identity = handle.as_ref().map(live::identity).transpose().at(|| "cannot look at the target")?;
         let handle = Mutex::new(handle.map(Arc::new));
-        Ok(Arc::new(Self { parent: None, name: Vec::new(), identity, handle, made }))
+        Ok(Arc::new(Self { parent: None, name: Vec::new(), identity, handle, temporary: Mutex::default(), made }))
     }
 
     /// The directory `name`, already open.
-    pub fn child(
+    pub fn child(self: &Arc<Self>, name: &[u8], handle: OwnedFd, handles: &Handles) -> rustix::io::Result<Arc<Self>> {
+        self.open_child(name, None, handle, false, handles)
+    }
+
+    /// The same of one that this restore made, perhaps under a temporary name.
+    pub fn made_child(
         self: &Arc<Self>,
         name: &[u8],
+        temporary: Option<Vec<u8>>,
+        handle: OwnedFd,
+        handles: &Handles,
+    ) -> rustix::io::Result<Arc<Self>> {
+        self.open_child(name, temporary, handle, true, handles)
+    }
+
+    fn open_child(
+        self: &Arc<Self>,
+        name: &[u8],
+        temporary: Option<Vec<u8>>,
         handle: OwnedFd,
         made: bool,
         handles: &Handles,
     ) -> rustix::io::Result<Arc<Self>> {
         let identity = Some(live::identity(&handle)?);
         let handle = Mutex::new(Some(Arc::new(handle)));
-        let child = Arc::new(Self { parent: Some(self.clone()), name: name.to_vec(), identity, handle, made });
+        let (parent, temporary) = (Some(self.clone()), Mutex::new(temporary));
+        let child = Arc::new(Self { parent, name: name.to_vec(), identity, handle, temporary, made });
         handles.opened(&child);
         Ok(child)
     }
@@ -64,7 +83,28 @@ impl Dir {
     /// A directory that would be made if this were no dry run.
     pub fn imagined(self: &Arc<Self>, name: &[u8]) -> Arc<Self> {
         let (parent, handle) = (Some(self.clone()), Mutex::default());
-        Arc::new(Self { parent, name: name.to_vec(), identity: None, handle, made: true })
+        Arc::new(Self { parent, name: name.to_vec(), identity: None, handle, temporary: Mutex::default(), made: true })
+    }
+
+    /// Whether it has a temporary name, so that nobody looks for anything in it yet.
+    pub fn is_hidden(&self) -> bool {
+        lock(&self.temporary).is_some()
+    }
+
+    /// The name it has now.
+    pub fn place(&self) -> Vec<u8> {
+        lock(&self.temporary).clone().unwrap_or_else(|| self.name.clone())
+    }
+
+    /// Gives it its own name instead of a temporary one.
+    pub fn reveal(&self, handles: &Handles) -> Result<()> {
+        let mut temporary = lock(&self.temporary);
+        if let (Some(place), Some(above)) = (&*temporary, &self.parent) {
+            let above = above.handle(handles)?;
+            live::rename(&*above, place, &self.name, true).at(|| "cannot give the directory its name")?;
+        }
+        *temporary = None;
+        Ok(())
     }
 
     /// Whether it is really there.
@@ -117,7 +157,7 @@ impl Dir {
             closed.push(dir);
         };
         for dir in closed.into_iter().rev() {
-            let opened = open_dir(&*handle, &dir.name).at(|| "cannot open the directory again")?;
+            let opened = open_dir(&*handle, &dir.place()).at(|| "cannot open the directory again")?;
             let identity = live::identity(&opened).at(|| "cannot look at the directory")?;
             if Some(identity) != dir.identity {
                 return Err(Error::failed("the directory was exchanged while files were restored into it"));
@@ -184,7 +224,7 @@ mod tests {
         for _ in 0..400 {
             let above = dir.handle(&handles).unwrap();
             mkdirat(&*above, name.as_slice(), Mode::RWXU).unwrap();
-            dir = dir.child(&name, open_dir(&*above, &name).unwrap(), true, &handles).unwrap();
+            dir = dir.child(&name, open_dir(&*above, &name).unwrap(), &handles).unwrap();
         }
         assert_eq!(dir.path().len(), 400 * 256);
         let open = std::fs::read_dir("/proc/self/fd").unwrap().count();

@@ -165,7 +165,17 @@ impl Job<'_> {
     /// Writes the entry under a temporary name, complete but for what forbids renaming it.
     fn write(&self, item: Item, replaces: bool, reader: &Reader<'_>) -> Result<Done> {
         let dir = self.handle(&item.dir)?;
-        let (temporary, file) = self.create(&dir, &item, reader)?;
+        // What is in a directory that nobody looks into needs no name to hide behind.
+        if !replaces
+            && item.dir.is_hidden()
+            && let Some((made, file)) = self.create(&dir, &item, item.entry.name.clone(), reader)?
+        {
+            made.keep();
+            self.finished(&item, Some(&file))?;
+            return Ok(Done::Counted);
+        }
+        let taken = || Error::failed("a temporary name was taken already");
+        let (temporary, file) = self.create(&dir, &item, self.temporary(), reader)?.ok_or_else(taken)?;
         if replaces {
             let temporary = temporary.keep();
             return Ok(Done::Ready(Box::new(Ready { item, temporary })));
@@ -191,15 +201,24 @@ impl Job<'_> {
         Ok(Done::Counted)
     }
 
-    /// Makes the inode under a temporary name, with content and metadata.
-    fn create<'d>(&self, dir: &'d OwnedFd, item: &Item, reader: &Reader<'_>) -> Result<(Temporary<'d>, OwnedFd)> {
-        let name = self.temporary();
+    /// Makes the inode under a name that goes again unless it is kept, with content and metadata; `None` where
+    /// something has that name.
+    fn create<'d>(
+        &self,
+        dir: &'d OwnedFd,
+        item: &Item,
+        name: Vec<u8>,
+        reader: &Reader<'_>,
+    ) -> Result<Option<(Temporary<'d>, OwnedFd)>> {
         let entry = &item.entry;
         let cannot = || "cannot make the file";
         let (temporary, file) = match &entry.kind {
             Kind::File { size, holes, content } => {
                 let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = openat(dir, name.as_slice(), flags, Mode::RUSR | Mode::WUSR).at(cannot)?;
+                let file = match openat(dir, name.as_slice(), flags, Mode::RUSR | Mode::WUSR) {
+                    Err(Errno::EXIST) => return Ok(None),
+                    file => file.at(cannot)?,
+                };
                 let temporary = Temporary::new(dir, name);
                 meta::prepare(&file, entry.meta.flags);
                 Layout::new(self.vault, *size, holes, content)?.write(reader, &file, self.workers, self.progress)?;
@@ -209,7 +228,10 @@ impl Job<'_> {
                 (temporary, file)
             }
             kind => {
-                make_special(dir, &name, kind).at(cannot)?;
+                match make_special(dir, &name, kind) {
+                    Err(Errno::EXIST) => return Ok(None),
+                    made => made.at(cannot)?,
+                }
                 let temporary = Temporary::new(dir, name);
                 let file = live::open_path(dir, temporary.name()).at(cannot)?;
                 is_what_was_made(&file, kind)?;
@@ -222,7 +244,7 @@ impl Job<'_> {
         };
         let brought = meta::bring(handle, &entry.meta, Scope::Unlocked, false);
         self.tally.problems(|| item.dir.path_of(&entry.name), &brought.problems)?;
-        Ok((temporary, file))
+        Ok(Some((temporary, file)))
     }
 
     /// Puts a file that was written beside in place of what stands there.

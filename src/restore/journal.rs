@@ -1,15 +1,17 @@
 //! The journal of a restore: where it may have left temporary names.
 //!
-//! It is on disk before the first such name of a batch is made. A file under a temporary name is
-//! never the only copy of anything, so finishing after a crash is removing it.
+//! It is on disk before the first such name of a batch is made. A file under a temporary name, or in a directory that has
+//! one, is never the only copy of anything, so finishing after a crash is removing it.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::dir::open_dir;
+use super::dir::{Dir, Handles, open_dir};
+use super::hidden::remove_tree;
 use super::job::{TEMPORARY, open_root};
 use super::live;
 use crate::model::id::{hex, unhex};
@@ -51,6 +53,20 @@ impl Journal {
         fs::rename(&beside, &self.path).at(what)
     }
 
+    /// Whether it survives a crash of the system.
+    pub fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Says so of one more directory.
+    pub fn announce_also(&self, dir: &[u8]) -> Result<()> {
+        let what = || format!("cannot write the restore's journal {:?}", self.path);
+        match fs::OpenOptions::new().append(true).open(&self.path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => self.announce([dir.to_vec()].iter()),
+            file => file.and_then(|mut file| file.write_all(format!("{}\n", hex(dir)).as_bytes())).at(what),
+        }
+    }
+
     /// Ends the journal: no temporary name is left.
     pub fn close(self) -> Result<()> {
         match fs::remove_file(&self.path) {
@@ -78,25 +94,26 @@ pub fn recover(path: &Path) -> Result<()> {
         return Err(bad());
     }
     if let (Some(root), _) = open_root(Path::new(OsStr::from_bytes(&root)), false)? {
+        let (handles, root) = (Handles::default(), Dir::root(Some(root), false)?);
         for line in lines {
-            let dir = unhex(line).ok_or_else(bad)?;
-            let mut at = open_dir(&root, b".").at(what)?;
-            let names = dir.split(|b| *b == b'/').filter(|name| !name.is_empty());
-            let opened = names.into_iter().try_for_each(|name| open_dir(&at, name).map(|next| at = next));
-            if opened.is_ok() {
-                remove_temporary(&at, prefix)?;
+            let path = unhex(line).ok_or_else(bad)?;
+            let mut at = root.clone();
+            let mut names = path.split(|b| *b == b'/').filter(|name| !name.is_empty());
+            let opened = names.try_for_each(|name| {
+                let next = open_dir(&*at.handle(&handles).ok()?, name).ok()?;
+                at = at.child(name, next, &handles).ok()?;
+                Some(())
+            });
+            if opened.is_some() {
+                remove_temporary(&at, prefix, &handles)?;
             }
         }
     }
     fs::remove_file(path).at(|| format!("cannot remove the restore's journal {path:?}"))
 }
 
-fn remove_temporary(dir: &std::os::fd::OwnedFd, prefix: &str) -> Result<()> {
-    for name in live::names(dir).at(|| "cannot list a directory of a restore that was cut short")? {
-        if name.starts_with(prefix.as_bytes()) {
-            let shown = String::from_utf8_lossy(&name);
-            live::remove(dir, &name, false).at(|| format!("cannot remove {shown}, left by a restore"))?;
-        }
-    }
-    Ok(())
+fn remove_temporary(dir: &Arc<Dir>, prefix: &str, handles: &Handles) -> Result<()> {
+    let names = live::names(&*dir.handle(handles)?).at(|| "cannot list a directory of a restore that was cut short")?;
+    let mut temporary = names.iter().filter(|name| name.starts_with(prefix.as_bytes()));
+    temporary.try_for_each(|name| remove_tree(dir, name, handles))
 }

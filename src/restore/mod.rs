@@ -11,6 +11,7 @@ mod check;
 pub mod data;
 pub mod database;
 pub mod dir;
+mod hidden;
 pub mod item;
 pub mod job;
 pub mod journal;

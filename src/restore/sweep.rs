@@ -120,7 +120,7 @@ impl Job<'_> {
         if act {
             live::unlock(&handle).at(|| "cannot make the directory changeable")?;
         }
-        let child = dir.child(name, handle, false, &self.handles).at(|| "cannot look at the directory")?;
+        let child = dir.child(name, handle, &self.handles).at(|| "cannot look at the directory")?;
         Ok(Some(Level { dir: child, name: name.to_vec(), names: names.into_iter(), kept: false }))
     }
 

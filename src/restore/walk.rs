@@ -7,8 +7,6 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, mkdirat};
-
 use super::batch::{Batch, Complete};
 use super::dir::{Dir, open_dir};
 use super::item::Item;
@@ -61,6 +59,8 @@ pub fn walk(job: &Job<'_>, root: Entry, journal: Option<&Journal>) -> Result<()>
     let root_dir = job.root.clone();
     walk.descend(root_dir, root, job.selection.clone(), Found::default())?;
     let result = walk.run();
+    // Cut short, it leaves what is whole under its name.
+    let result = result.and(walk.batch.hidden.reveal(job));
     if result.is_err() {
         let open = walk.levels.iter().map(|level| &level.complete);
         walk.batch.complete.iter().chain(open).for_each(|dir| dir.relock(job));
@@ -164,7 +164,7 @@ impl Walk<'_> {
             } else {
                 0
             };
-            let dir = parent.child(&entry.name, handle, false, &job.handles).at(|| "cannot look at the directory")?;
+            let dir = parent.child(&entry.name, handle, &job.handles).at(|| "cannot look at the directory")?;
             return self.descend(dir, entry, selection, Found { locks, mounted: found.mount_root });
         }
         if let Some(found) = found {
@@ -184,13 +184,7 @@ impl Walk<'_> {
         } else if job.request.dry_run {
             return self.descend(parent.imagined(&entry.name), entry, selection, Found::default());
         }
-        mkdirat(&*above, entry.name.as_slice(), Mode::RWXU).at(|| "cannot make the directory")?;
-        let handle = open_dir(&*above, &entry.name).at(|| "cannot open the directory")?;
-        let stat = crate::source::Stat::of(&handle).at(|| "cannot look at the directory")?;
-        if stat.uid != rustix::process::geteuid().as_raw() {
-            return Err(Error::failed("somebody exchanged the directory while it was made"));
-        }
-        let dir = parent.child(&entry.name, handle, true, &job.handles).at(|| "cannot look at the directory")?;
+        let dir = self.batch.hidden.make(job, self.journal, parent, &entry.name)?;
         self.descend(dir, entry, selection, Found::default())
     }
 

@@ -37,7 +37,7 @@ pub fn refuse_spared(
         let mut dir = job.root.clone();
         for part in above.iter().skip(1).map(OsStr::as_bytes) {
             let next = open_dir(job.handle(&dir)?.as_fd(), part).at(what)?;
-            dir = dir.child(part, next, false, &job.handles).at(what)?;
+            dir = dir.child(part, next, &job.handles).at(what)?;
         }
         if let Some(spared) = job.first_spared(&dir, name.as_bytes())? {
             return Err(Error::invalid_state(format!(

@@ -65,7 +65,13 @@ fn blobs(marks: &Marks, class: Class) -> Vec<(Id, u32, bool)> {
     found
 }
 
-fn store(from: &Vault, writer: &VaultWriter, class: Class, blobs: &[(Id, u32, bool)], progress: &Progress) -> Result<()> {
+fn store(
+    from: &Vault,
+    writer: &VaultWriter,
+    class: Class,
+    blobs: &[(Id, u32, bool)],
+    progress: &Progress,
+) -> Result<()> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(8);
     let next = AtomicUsize::new(0);
     let error = Mutex::new(None::<Error>);

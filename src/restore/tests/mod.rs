@@ -155,7 +155,12 @@ impl World {
 
 /// A request for a target.
 pub fn to(target: &Path) -> RestoreRequest {
-    RestoreRequest { target: Some(target.to_path_buf()), on_error: OnError::Continue, ..RestoreRequest::default() }
+    RestoreRequest {
+        target: Some(target.to_path_buf()),
+        on_error: OnError::Continue,
+        journal: Some(target.with_extension("journal")),
+        ..RestoreRequest::default()
+    }
 }
 
 /// A request for a whole restore in place.
