@@ -4,7 +4,7 @@ use std::io::{Read, Result};
 
 use fastcdc::v2020::FastCDC;
 
-use crate::source::direct::{ALIGN, first_aligned};
+use crate::store::direct::{ALIGN, first_aligned};
 
 /// How long chunks are, in bytes.
 #[derive(Debug, Clone, Copy)]

@@ -8,8 +8,8 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::Stat;
-use super::direct::Direct;
 use super::stat::Type;
+use crate::store::direct::Direct;
 
 /// More holes than this are read as data, which compresses to nothing.
 const HOLES_MAX: usize = 1 << 16;

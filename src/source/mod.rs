@@ -3,7 +3,6 @@
 pub mod cachedir;
 pub mod capture;
 pub mod database;
-pub mod direct;
 pub mod excludes;
 pub mod file;
 pub mod mounts;

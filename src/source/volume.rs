@@ -9,8 +9,8 @@ use rustix::fs::{Advice, Mode, OFlags, SeekFrom, fadvise, openat, seek};
 use rustix::io::Errno;
 
 use super::Stat;
-use super::direct::{ALIGN, Direct, first_aligned};
 use super::stat::Type;
+use crate::store::direct::{ALIGN, Direct, first_aligned};
 
 /// What is wholly zero is noticed in units of so many bytes.
 pub const UNIT: u64 = 64 << 10;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind as Io, Read, Write};
+use std::io::{ErrorKind as Io, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use super::direct;
 use super::{ObjectMeta, ObjectStore, Space, check_key};
 use crate::model::{Error, Result};
 
@@ -104,7 +105,7 @@ impl LocalStore {
             other => other,
         }
         .map_err(|e| failed("create", &temporary, &e))?;
-        let written = file.write_all(data).and_then(|()| file.sync_data());
+        let written = direct::write(&mut file, data).and_then(|()| file.sync_data());
         drop(file);
         let named = written.map_err(|e| failed("write", &temporary, &e)).and_then(|()| {
             let named = match name(&temporary, &path) {

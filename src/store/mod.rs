@@ -9,10 +9,12 @@
 //! | `place` | where a store is, and opening it |
 //! | `local` | a directory of this machine |
 //! | `copies` | other copies of the same objects, for reading |
+//! | `direct` | large files past the page cache |
 //! | `settings`, `login` | how a bucket is reached, and the keys to it |
 //! | `s3` | a bucket of an S3 store (cargo feature `s3`) |
 
 pub mod copies;
+pub mod direct;
 pub mod local;
 pub mod login;
 pub mod place;

@@ -1,8 +1,8 @@
-//! Large files, read past the page cache (`O_DIRECT` of open(2)).
+//! Large files, read and written past the page cache (`O_DIRECT` of open(2)).
 //!
 //! On the way through the page cache every byte is copied once more, into memory that must be found for it, which took
 //! a quarter of a backup of an image; and what the machine's servers had there is pushed out. What is there already
-//! is read from there all the same.
+//! is read from there all the same. Only on file systems of disks: others wait for a server with each read or write.
 
 use std::fs::File;
 use std::io::{ErrorKind, Result};
@@ -10,13 +10,22 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 
 use nix::libc;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 /// Offsets, lengths and memory are multiples of this: no file system and no disk in use asks for more.
 pub const ALIGN: usize = 4096;
 
-/// Smaller files are not worth another handle.
+/// Smaller files are not worth reading so: nothing is read ahead.
 const WORTH: u64 = 16 << 20;
+
+/// Less is not worth writing so.
+const WORTH_WRITING: usize = 1 << 20;
+
+/// So much is written at a time.
+const PIECE: usize = 1 << 20;
+
+/// The magic numbers of the file systems of disks (statfs(2)): ext4 and its ancestors, XFS, btrfs, F2FS, bcachefs.
+const DISKS: [i64; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0xca45_1a4e];
 
 /// A file that is read past the page cache where that is worth it and possible.
 #[derive(Debug)]
@@ -28,7 +37,7 @@ pub struct Direct<'a> {
 impl<'a> Direct<'a> {
     /// The file, of about this size.
     pub fn new(file: &'a File, size: u64) -> Self {
-        let past = if size >= WORTH && !is_cached(file, size) { reopen(file) } else { None };
+        let past = if size >= WORTH && !is_cached(file, size) { reopen(file, OFlags::RDONLY) } else { None };
         Self { file, past }
     }
 
@@ -62,10 +71,46 @@ pub fn first_aligned(buffer: &[u8]) -> usize {
     buffer.as_ptr().addr().next_multiple_of(ALIGN) - buffer.as_ptr().addr()
 }
 
-fn reopen(file: &File) -> Option<File> {
+/// Writes all of an empty file. What is written is not yet durable.
+pub fn write(file: &mut File, data: &[u8]) -> Result<()> {
+    let done = match data.len() {
+        len if len < WORTH_WRITING => 0,
+        _ => reopen(file, OFlags::WRONLY).map_or(Ok(0), |past| write_past(&past, data))?,
+    };
+    // The end is no whole number of blocks.
+    file.write_all_at(data.get(done..).unwrap_or_default(), done as u64)
+}
+
+/// Writes as much as can be written so; says how much that was.
+fn write_past(past: &File, data: &[u8]) -> Result<usize> {
+    let mut buffer = vec![0; PIECE + ALIGN];
+    let first = first_aligned(&buffer);
+    let mut done = 0;
+    while let Some(piece) = data.get(done..(done + PIECE).min(data.len() / ALIGN * ALIGN)).filter(|p| !p.is_empty()) {
+        let aligned = buffer.get_mut(first..first + piece.len()).unwrap_or_default();
+        aligned.copy_from_slice(piece);
+        match past.write_at(aligned, done as u64) {
+            // What is left of it goes through the page cache, and tells what is wrong.
+            Ok(n) if n < piece.len() => return Ok(done + n),
+            Ok(n) => done += n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::InvalidInput => return Ok(done),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+fn reopen(file: &File, access: OFlags) -> Option<File> {
+    let kind = rustix::fs::fstatfs(file).ok()?.f_type;
+    let is_device =
+        rustix::fs::fstat(file).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice);
+    if !is_device && !DISKS.contains(&kind) {
+        return None;
+    }
     let flags = rustix::fs::fcntl_getfl(file).ok()? & (OFlags::NOATIME | OFlags::NONBLOCK);
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let flags = flags | OFlags::RDONLY | OFlags::DIRECT | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags = flags | access | OFlags::DIRECT | OFlags::NOCTTY | OFlags::CLOEXEC;
     rustix::fs::open(path.as_str(), flags, Mode::empty()).ok().map(File::from)
 }
 
@@ -109,6 +154,20 @@ mod tests {
         file.as_file().sync_all().unwrap();
         rustix::fs::fadvise(file.as_file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
         (file, bytes)
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_given_and_passes_by_the_cache() {
+        let mut small = tempfile::tempfile().unwrap();
+        write(&mut small, b"few").unwrap();
+        for len in [WORTH_WRITING, WORTH_WRITING + 1, 3 * PIECE + 4095, 17 * PIECE - 4096, 16 * PIECE + 4097] {
+            let (file, bytes) = noise(len);
+            file.as_file().set_len(0).unwrap();
+            write(&mut file.reopen().unwrap(), &bytes).unwrap();
+            let cached = is_cached(file.as_file(), len as u64);
+            assert!(!cached, "it went through the page cache");
+            assert!(std::fs::read(file.path()).unwrap() == bytes, "{len}");
+        }
     }
 
     #[test]
