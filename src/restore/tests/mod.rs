@@ -3,6 +3,7 @@
 
 mod export;
 mod hostile;
+mod images;
 mod inplace;
 mod metadata;
 mod salvage;
