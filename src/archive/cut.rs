@@ -21,8 +21,8 @@ pub const COMMON: Sizes = Sizes { min: 256 << 10, average: 1 << 20, max: 4 << 20
 /// so that reading a little costs a little.
 const FINE: Sizes = Sizes { min: 64 << 10, average: 256 << 10, max: 1 << 20 };
 
-/// Files of this size or more have fine chunks.
-const HUGE: u64 = 64 << 20;
+/// Files of these sizes have fine chunks. Of a larger one there would be too many to keep in memory.
+const IMAGES: std::ops::Range<u64> = 64 << 20..256 << 30;
 
 /// The longest chunk.
 pub const CHUNK_MAX: usize = COMMON.max;
@@ -30,13 +30,13 @@ pub const CHUNK_MAX: usize = COMMON.max;
 impl Sizes {
     /// How a file of this size is cut.
     pub fn of(size: u64) -> Self {
-        if size >= HUGE { FINE } else { COMMON }
+        if IMAGES.contains(&size) { FINE } else { COMMON }
     }
 }
 
 /// Whether parts of a file of this size are segments of their own.
 pub fn stands_alone(size: u64) -> bool {
-    size >= HUGE
+    IMAGES.contains(&size)
 }
 
 /// Fills as much of `buffer[have..]` as there is.

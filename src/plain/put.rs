@@ -101,7 +101,7 @@ impl<'a> Put<'a> {
 
     /// Says where temporary names will be.
     pub fn announce(&self, dirs: &BTreeSet<Vec<u8>>) -> Result<()> {
-        if dirs.is_empty() { Ok(()) } else { self.journal.announce(dirs.iter()) }
+        if dirs.is_empty() { Ok(()) } else { self.journal.announce(dirs.iter(), &[]) }
     }
 
     /// Nothing has a temporary name any more.

@@ -76,9 +76,10 @@ impl Batch {
         if let Some(journal) = journal
             && !(items.is_empty() && links.is_empty())
         {
-            let mut dirs = self.hidden.above().clone();
+            let named = self.hidden.named();
+            let mut dirs = named.above.clone();
             dirs.extend(items.iter().map(|(_, item)| item).chain(&links).map(|item| item.dir.path()));
-            journal.announce(dirs.iter())?;
+            journal.announce(dirs.iter(), &named.inodes)?;
         }
         items.sort_by_key(|(location, _)| *location);
         let ready = restore_all(job, items)?;
@@ -234,6 +235,10 @@ fn run_all(job: &Job<'_>, count: usize, each: impl Fn(usize) -> Result<()> + Syn
 impl Complete {
     /// Sets a directory's metadata and counts it.
     fn finish(&self, job: &Job<'_>) -> Result<()> {
+        if self.dir.is_hidden() {
+            // It could not have its name, which was listed.
+            return Ok(());
+        }
         let is_root = self.dir.parent().is_none();
         if let (Some((want, scope)), true) = (&self.meta, self.dir.exists()) {
             let handle = job.handle(&self.dir)?;

@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 
 use super::live::{self, Identity};
 use crate::model::{Error, IoContext, Result};
@@ -26,6 +28,8 @@ pub struct Dir {
     handle: Mutex<Option<Arc<OwnedFd>>>,
     /// Its name as long as that is a temporary one.
     temporary: Mutex<Option<Vec<u8>>>,
+    /// Whether something in it is not whole, so that it must not have its name.
+    spoiled: AtomicBool,
     /// Whether this restore made it.
     pub made: bool,
 }
@@ -44,8 +48,16 @@ impl Dir {
     /// The root, whose handle stays open; `None` where it does not exist.
     pub fn root(handle: Option<OwnedFd>, made: bool) -> Result<Arc<Self>> {
         let identity = handle.as_ref().map(live::identity).transpose().at(|| "cannot look at the target")?;
-        let handle = Mutex::new(handle.map(Arc::new));
-        Ok(Arc::new(Self { parent: None, name: Vec::new(), identity, handle, temporary: Mutex::default(), made }))
+        let (handle, spoiled) = (Mutex::new(handle.map(Arc::new)), AtomicBool::new(false));
+        Ok(Arc::new(Self {
+            parent: None,
+            name: Vec::new(),
+            identity,
+            handle,
+            temporary: Mutex::default(),
+            spoiled,
+            made,
+        }))
     }
 
     /// The directory `name`, already open.
@@ -74,8 +86,8 @@ impl Dir {
     ) -> rustix::io::Result<Arc<Self>> {
         let identity = Some(live::identity(&handle)?);
         let handle = Mutex::new(Some(Arc::new(handle)));
-        let (parent, temporary) = (Some(self.clone()), Mutex::new(temporary));
-        let child = Arc::new(Self { parent, name: name.to_vec(), identity, handle, temporary, made });
+        let (parent, temporary, spoiled) = (Some(self.clone()), Mutex::new(temporary), AtomicBool::new(false));
+        let child = Arc::new(Self { parent, name: name.to_vec(), identity, handle, temporary, spoiled, made });
         handles.opened(&child);
         Ok(child)
     }
@@ -83,7 +95,8 @@ impl Dir {
     /// A directory that would be made if this were no dry run.
     pub fn imagined(self: &Arc<Self>, name: &[u8]) -> Arc<Self> {
         let (parent, handle) = (Some(self.clone()), Mutex::default());
-        Arc::new(Self { parent, name: name.to_vec(), identity: None, handle, temporary: Mutex::default(), made: true })
+        let (temporary, spoiled) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { parent, name: name.to_vec(), identity: None, handle, temporary, spoiled, made: true })
     }
 
     /// Whether it has a temporary name, so that nobody looks for anything in it yet.
@@ -96,15 +109,31 @@ impl Dir {
         lock(&self.temporary).clone().unwrap_or_else(|| self.name.clone())
     }
 
-    /// Gives it its own name instead of a temporary one.
-    pub fn reveal(&self, handles: &Handles) -> Result<()> {
+    /// Remembers that something in it is not whole.
+    pub fn spoil(&self) {
+        self.spoiled.store(true, Relaxed);
+    }
+
+    /// Whether something in it is not whole.
+    pub fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Relaxed)
+    }
+
+    /// Gives it its own name instead of a temporary one; `false` where it cannot have it.
+    pub fn reveal(&self, handles: &Handles) -> Result<bool> {
         let mut temporary = lock(&self.temporary);
         if let (Some(place), Some(above)) = (&*temporary, &self.parent) {
+            if self.is_spoiled() {
+                return Ok(false);
+            }
             let above = above.handle(handles)?;
-            live::rename(&*above, place, &self.name, true).at(|| "cannot give the directory its name")?;
+            match live::rename(&*above, place, &self.name, true) {
+                Err(Errno::EXIST) => return Ok(false),
+                named => named.at(|| "cannot give the directory its name")?,
+            }
         }
         *temporary = None;
-        Ok(())
+        Ok(true)
     }
 
     /// Whether it is really there.

@@ -166,13 +166,18 @@ impl Job<'_> {
     fn write(&self, item: Item, replaces: bool, reader: &Reader<'_>) -> Result<Done> {
         let dir = self.handle(&item.dir)?;
         // What is in a directory that nobody looks into needs no name to hide behind.
-        if !replaces
-            && item.dir.is_hidden()
-            && let Some((made, file)) = self.create(&dir, &item, item.entry.name.clone(), reader)?
-        {
-            made.keep();
-            self.finished(&item, Some(&file))?;
-            return Ok(Done::Counted);
+        if !replaces && item.dir.is_hidden() {
+            let name = &item.entry.name;
+            let created = self.create(&dir, &item, name.clone(), reader).inspect_err(|_| {
+                if !matches!(live::find(&*dir, name), Ok(None)) {
+                    item.dir.spoil();
+                }
+            });
+            if let Some((made, file)) = created? {
+                made.keep();
+                self.finished(&item, Some(&file))?;
+                return Ok(Done::Counted);
+            }
         }
         let taken = || Error::failed("a temporary name was taken already");
         let (temporary, file) = self.create(&dir, &item, self.temporary(), reader)?.ok_or_else(taken)?;

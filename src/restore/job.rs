@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::dir::{Dir, Handles};
@@ -40,6 +40,8 @@ pub struct Job<'a> {
     pub never: HashSet<Identity>,
     /// Files that somebody else brings back.
     pub leave: HashSet<Vec<u8>>,
+    /// Whether something is left under a temporary name.
+    pub left: AtomicBool,
     /// Begins the temporary names of this restore alone.
     pub prefix: String,
     /// Threads.
@@ -80,6 +82,7 @@ impl<'a> Job<'a> {
             excludes: Excludes::new(&manifest.resource.exclude)?,
             never: never(&request.never),
             leave: request.leave.iter().map(|path| path.as_os_str().as_bytes().to_vec()).collect(),
+            left: AtomicBool::new(false),
             prefix: format!("{TEMPORARY}{}-", hex(&random)),
             workers: workers(vault),
             leaders: Mutex::default(),

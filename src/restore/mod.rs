@@ -3,7 +3,7 @@
 //! What it guarantees:
 //! - Nothing is written outside the target: every path is walked beneath an open directory
 //!   handle, one name at a time, and no symbolic link is ever followed.
-//! - A file stands under its final name only when it is whole, with all of its metadata.
+//! - A file stands under its final path only when it is whole, with all of its metadata.
 //! - What could not be restored exactly is counted and listed, never passed over.
 
 mod batch;
@@ -29,6 +29,7 @@ mod writeback;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 pub use check::check;
 use dir::Dir;
@@ -120,7 +121,10 @@ pub fn run(
     let journal = request.journal.as_deref().filter(|_| !request.dry_run);
     let journal = journal.map(|path| Journal::new(path, root_path, &job.prefix, request.target.is_none()));
     let result = walk::walk(&job, root, journal.as_ref()).and_then(|()| job.settle());
-    if let Some(journal) = journal {
+    // What could not be cleared away is by the next start of the daemon, if the journal says where it is.
+    if let Some(journal) = journal
+        && !job.left.load(Relaxed)
+    {
         journal.close()?;
     }
     result?;

@@ -28,7 +28,8 @@ impl Job<'_> {
     pub fn sweep(&self, dir: &Arc<Dir>, kept: &[Vec<u8>]) -> Result<()> {
         let handle = self.handle(dir)?;
         let mut names = live::names(&*handle).at(|| "cannot list the directory")?;
-        names.retain(|name| kept.binary_search(name).is_err());
+        // What this restore is making has no name of its own yet.
+        names.retain(|name| kept.binary_search(name).is_err() && !name.starts_with(self.prefix.as_bytes()));
         if names.is_empty() || (names.iter().any(|name| name == CACHE_TAG) && is_cache(&*handle)) {
             return Ok(());
         }

@@ -167,6 +167,8 @@ impl Walk<'_> {
             let dir = parent.child(&entry.name, handle, &job.handles).at(|| "cannot look at the directory")?;
             return self.descend(dir, entry, selection, Found { locks, mounted: found.mount_root });
         }
+        // What is replaced must not be missed for long.
+        let journal = self.journal.filter(|_| found.is_none());
         if let Some(found) = found {
             if origin == Origin::Ancestor || selection != Selection::All {
                 let what = if found.stat.kind == Type::Symlink { "a symbolic link" } else { "not a directory" };
@@ -184,7 +186,7 @@ impl Walk<'_> {
         } else if job.request.dry_run {
             return self.descend(parent.imagined(&entry.name), entry, selection, Found::default());
         }
-        let dir = self.batch.hidden.make(job, self.journal, parent, &entry.name)?;
+        let dir = self.batch.hidden.make(job, journal, parent, &entry.name)?;
         self.descend(dir, entry, selection, Found::default())
     }
 

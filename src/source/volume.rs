@@ -133,8 +133,10 @@ pub fn read(
                 }
                 at += unit.len() as u64;
             }
-            // What was read need not be kept for us.
-            let _ = fadvise(file, at - have as u64, std::num::NonZeroU64::new(have as u64), Advice::DontNeed);
+            if direct.fills_cache() {
+                // What was read need not be kept for us.
+                let _ = fadvise(file, at - have as u64, std::num::NonZeroU64::new(have as u64), Advice::DontNeed);
+            }
             if have < want {
                 break 'all;
             }

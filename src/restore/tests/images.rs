@@ -51,7 +51,10 @@ fn a_little_of_an_image_costs_a_little_also_after_a_prune() {
     check_restore(&world, &first, "first");
     let first = world.vault.put_manifest(&first).unwrap();
 
-    sh(&world.source(), "for i in $(seq 0 2 66); do head -c 1M /dev/urandom | dd of=image bs=1M seek=$i conv=notrunc status=none; done");
+    sh(
+        &world.source(),
+        "for i in $(seq 0 2 66); do head -c 1M /dev/urandom | dd of=image bs=1M seek=$i conv=notrunc status=none; done",
+    );
     let second = world.backup();
     check_restore(&world, &second, "second");
     world.vault.put_manifest(&second).unwrap();

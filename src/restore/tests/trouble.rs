@@ -1,14 +1,10 @@
 //! Attacks, accidents and bad requests.
 
 use std::os::unix::fs::MetadataExt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::export::damage;
 use super::*;
 use crate::model::ErrorKind;
-use crate::restore::dir::Dir;
-use crate::restore::hidden::Hidden;
-use crate::restore::job::{Job, open_root};
 use crate::restore::journal::Journal;
 use crate::restore::{check, recover};
 
@@ -152,7 +148,7 @@ fn leftovers_of_a_crash_are_removed() {
     let journal = world.dir.path().join("journal");
     let root = world.source();
     let journal_of = Journal::new(&journal, &root, ".strongroom-0123456789abcdef-", true);
-    journal_of.announce([b"/d/e".to_vec(), b"/gone".to_vec()].iter()).unwrap();
+    journal_of.announce([b"/d/e".to_vec(), b"/gone".to_vec()].iter(), &[]).unwrap();
     sh(&root, "ln -s / gone");
     recover(&journal).unwrap();
     assert_eq!(sh(&root, "ls -A d/e"), ".strongroom-other-1\nfile\n");
@@ -160,81 +156,6 @@ fn leftovers_of_a_crash_are_removed() {
     recover(&journal).unwrap();
     std::fs::write(&journal, "nonsense").unwrap();
     assert_eq!(recover(&journal).unwrap_err().kind, ErrorKind::Damaged);
-}
-
-#[test]
-fn a_new_directory_has_its_name_when_all_in_it_is_whole() {
-    let world = World::new();
-    sh(
-        &world.source(),
-        "mkdir -p new/empty; cd new; for i in $(seq 1500); do echo $i > $i; done; ln -s 1 link; mkfifo pipe; ln 7 seven; \
-         for i in $(seq 300); do mkdir d; cd d; echo $i > file; done",
-    );
-    let manifest = world.backup();
-    let target = world.dir.path().join("target");
-    let new = world.beneath(&target).join("new");
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let seen = scope.spawn(|| {
-            let mut least = usize::MAX;
-            while !done.load(Relaxed) {
-                if let Ok(entries) = std::fs::read_dir(&new) {
-                    // Its own directories and later names of what is linked come after.
-                    let files = entries.flatten().filter(|e| !e.file_type().unwrap().is_dir());
-                    least = least.min(files.filter(|e| e.file_name() != "seven").count());
-                }
-            }
-            least
-        });
-        world.restore(&manifest, to(&target)).unwrap();
-        done.store(true, Relaxed);
-        assert_eq!(seen.join().unwrap(), 1502, "it was there before its files were");
-    });
-    assert_eq!(sh(&world.source(), "rsync -nacHAXi --delete ./ ../target\"$PWD\"/"), "");
-    assert!(!target.with_extension("journal").exists());
-}
-
-#[test]
-fn what_a_crash_leaves_of_new_directories_goes() {
-    let world = World::new();
-    let (root, journal) = (world.source(), world.dir.path().join("journal"));
-    sh(
-        &root,
-        "mkdir -p d/.strongroom-0123456789abcdef-7/sub d/.strongroom-other-1 outside; cd d/.strongroom-0123456789abcdef-7; \
-         echo x > ../../outside/kept; ln -s ../../outside link; ln -s /etc sub/etc; mkfifo pipe; echo y > sub/fixed; \
-         chattr +i sub/fixed; for i in $(seq 200); do mkdir deep; cd deep; done",
-    );
-    let journal_of = Journal::new(&journal, &root, ".strongroom-0123456789abcdef-", false);
-    journal_of.announce_also(b"/gone").unwrap();
-    journal_of.announce_also(b"/d").unwrap();
-    recover(&journal).unwrap();
-    assert_eq!(sh(&root, "find . | sort"), ".\n./d\n./d/.strongroom-other-1\n./outside\n./outside/kept\n");
-    assert!(!journal.exists());
-}
-
-#[test]
-fn a_name_that_somebody_took_meanwhile_stays_theirs() {
-    let world = World::new();
-    sh(&world.source(), "mkdir d; echo a > d/a");
-    let manifest = world.backup();
-    let target = world.dir.path().join("target");
-    let request = to(&target);
-    let progress = Progress::default();
-    let (root, made) = open_root(&target, true).unwrap();
-    let job = Job::new(&world.vault, &manifest, &request, &progress, Dir::root(root, made).unwrap()).unwrap();
-    let journal = Journal::new(&target.with_extension("journal"), &target, &job.prefix, false);
-    let mut hidden = Hidden::default();
-    let one = hidden.make(&job, Some(&journal), &job.root, b"one").unwrap();
-    let two = hidden.make(&job, Some(&journal), &one, b"two").unwrap();
-    assert!(one.is_hidden() && two.is_hidden() && !target.join("one").exists());
-    sh(
-        &target,
-        "mkdir one; echo theirs > one/file; touch .strongroom-*/two/ours .strongroom-*/.strongroom-*/x 2>/dev/null || true",
-    );
-    hidden.reveal(&job).unwrap();
-    let outcome = job.tally.outcome();
-    assert_eq!(outcome.errors, 2, "{:?}", outcome.error_list);
-    assert_eq!(sh(&target, "find . | sort; cat one/file"), ".\n./one\n./one/file\ntheirs\n");
 }
 
 #[test]
