@@ -113,9 +113,15 @@ fn kills_at_any_moment_lose_nothing() {
                 daemon.kill();
                 daemon.start_again();
                 assert_sound(&mut daemon, &expected, &moment);
+                let below = target.join(source.strip_prefix("/").unwrap());
+                if below.exists() {
+                    // What stands under its path is whole.
+                    let differ = format!("find . -type f -exec diff -q {{}} {}/{{}} ';'", source.display());
+                    assert_eq!(sh(&below, &differ), "", "{moment}");
+                }
                 // The same restore again makes it whole, and leaves nothing beside.
                 daemon.work(&format!("RestoreBackup ta{{sv}} {latest} 1 target s {}", target.display()));
-                let below = target.join(source.strip_prefix("/").unwrap());
+                assert_eq!(sh(&target, "find . -name '.strongroom-*'"), "", "{moment}");
                 sh(&below, &format!("diff -r . {0}; diff <(find . | sort) <(cd {0}; find . | sort)", source.display()));
                 sh(daemon.dir(), &format!("rm -rf {}", target.display()));
             }

@@ -193,6 +193,16 @@ impl Server {
         wait_for("the bucket is made", Duration::from_secs(60), || {
             runtime.block_on(async { client.create_bucket().bucket(name).send().await.is_ok() })
         });
+        // The first object has the server make its files, which takes seconds on a busy disk: no request of ours is
+        // to wait for that.
+        let (bucket, key) = (name, "first");
+        wait_for("the bucket takes objects", Duration::from_secs(60), || {
+            let put = client.put_object().bucket(bucket).key(key).body(b"1".to_vec().into());
+            runtime.block_on(async { put.send().await.is_ok() })
+        });
+        wait_for("the bucket is empty", Duration::from_secs(60), || {
+            runtime.block_on(async { client.delete_object().bucket(bucket).key(key).send().await.is_ok() })
+        });
     }
 
     /// All keys in the bucket, and all uploads that are open there.
