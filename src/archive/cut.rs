@@ -12,14 +12,16 @@ pub struct Sizes {
     min: usize,
     average: usize,
     max: usize,
+    /// Whether each is a segment of its own.
+    pub alone: bool,
 }
 
 /// Chunks of most files, and of streams. Several small ones become a segment together.
-pub const COMMON: Sizes = Sizes { min: 256 << 10, average: 1 << 20, max: 4 << 20 };
+pub const COMMON: Sizes = Sizes { min: 256 << 10, average: 1 << 20, max: 4 << 20, alone: false };
 
 /// Chunks of files in which something is looked for here and there: images, databases. Each is a segment of its own,
 /// so that reading a little costs a little.
-const FINE: Sizes = Sizes { min: 64 << 10, average: 256 << 10, max: 1 << 20 };
+const FINE: Sizes = Sizes { min: 64 << 10, average: 256 << 10, max: 1 << 20, alone: true };
 
 /// Files of these sizes have fine chunks. Of a larger one there would be too many to keep in memory.
 const IMAGES: std::ops::Range<u64> = 64 << 20..256 << 30;
@@ -32,11 +34,6 @@ impl Sizes {
     pub fn of(size: u64) -> Self {
         if IMAGES.contains(&size) { FINE } else { COMMON }
     }
-}
-
-/// Whether parts of a file of this size are segments of their own.
-pub fn stands_alone(size: u64) -> bool {
-    IMAGES.contains(&size)
 }
 
 /// Fills as much of `buffer[have..]` as there is.
@@ -90,7 +87,7 @@ impl<R: Read> Cutter<R> {
         if self.start == self.have {
             return Ok(None);
         }
-        let Sizes { min, average, max } = self.sizes;
+        let Sizes { min, average, max, .. } = self.sizes;
         let window = &self.buffer[self.start..self.have.min(self.start + max)];
         let (_, len) = FastCDC::new(window, min, average, max).cut(0, window.len());
         let len = len.clamp(1, window.len());

@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use rustix::io::Errno;
 
 use super::cache::Key;
-use super::cut::{CHUNK_MAX, Cutter, Sizes, fill, stands_alone};
+use super::cut::{CHUNK_MAX, Cutter, Sizes, fill};
 use super::tree::{Context, Directory, lock};
 use crate::model::{Id, Result};
 use crate::source::file::{DataReader, holes, open};
@@ -291,7 +291,7 @@ impl Worker<'_> {
         };
         // The kernel may fail an advice; it is only that.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        let large = Arc::new(LargeFile::new(item, stands_alone(stat.size)));
+        let large = Arc::new(LargeFile::new(item, Sizes::of(stat.size).alone));
         let end = self.cut(&large, &file, &stat, holes)?;
         let item = &large.item;
         match end {

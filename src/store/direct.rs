@@ -2,7 +2,8 @@
 //!
 //! On the way through the page cache every byte is copied once more, into memory that must be found for it, which took
 //! a quarter of a backup of an image; and what the machine's servers had there is pushed out. What is mostly there already
-//! is read from there all the same, where the kernel says so. Only on file systems of disks: others wait for a server with each read or write.
+//! is read from there all the same, where the kernel says so. Only on file systems of disks: others wait for a server with
+//! each read or write.
 
 use std::fs::File;
 use std::io::{ErrorKind, Result};
@@ -79,7 +80,7 @@ pub fn first_aligned(buffer: &[u8]) -> usize {
 }
 
 /// Writes all of an empty file. What is written is not yet durable.
-pub fn write(file: &mut File, data: &[u8]) -> Result<()> {
+pub fn write(file: &File, data: &[u8]) -> Result<()> {
     let done = match data.len() {
         len if len < WORTH_WRITING => 0,
         _ => reopen(file, OFlags::WRONLY).map_or(Ok(0), |past| write_past(&past, data))?,
@@ -176,13 +177,13 @@ mod tests {
 
     #[test]
     fn what_is_written_is_what_was_given_and_passes_by_the_cache() {
-        let mut small = tempfile::tempfile().unwrap();
-        write(&mut small, b"few").unwrap();
+        let small = tempfile::tempfile().unwrap();
+        write(&small, b"few").unwrap();
         let shown = is_shown(tempfile::tempfile_in("/var/tmp").as_ref().unwrap());
         for len in [WORTH_WRITING, WORTH_WRITING + 1, 3 * PIECE + 4095, 17 * PIECE - 4096, 16 * PIECE + 4097] {
             let (file, bytes) = noise(len);
             file.as_file().set_len(0).unwrap();
-            write(&mut file.reopen().unwrap(), &bytes).unwrap();
+            write(&file.reopen().unwrap(), &bytes).unwrap();
             let cached = is_cached(file.as_file(), len as u64);
             assert!(!cached || !shown, "it went through the page cache");
             assert!(std::fs::read(file.path()).unwrap() == bytes, "{len}");

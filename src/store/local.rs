@@ -97,7 +97,7 @@ impl LocalStore {
                 .custom_flags(nix::libc::O_NOFOLLOW)
                 .open(&temporary)
         };
-        let mut file = match create() {
+        let file = match create() {
             Err(e) if e.kind() == Io::NotFound && self.root.is_dir() => {
                 self.make_dirs(&dir)?;
                 create()
@@ -105,7 +105,7 @@ impl LocalStore {
             other => other,
         }
         .map_err(|e| failed("create", &temporary, &e))?;
-        let written = direct::write(&mut file, data).and_then(|()| file.sync_data());
+        let written = direct::write(&file, data).and_then(|()| file.sync_data());
         drop(file);
         let named = written.map_err(|e| failed("write", &temporary, &e)).and_then(|()| {
             let named = match name(&temporary, &path) {
