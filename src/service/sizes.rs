@@ -73,6 +73,13 @@ impl Sizes {
         }
     }
 
+    /// Has what is found out about a vault not be written down: it is being written to.
+    pub(super) fn outdated(&self, vault: u64) {
+        if let Some(running) = locked(&self.0).running.as_ref().filter(|running| running.vault == vault) {
+            running.progress.cancel();
+        }
+    }
+
     /// Waits for what runs, until a time at the latest: a store that hangs is left to itself, since nothing is
     /// written down once it was cancelled.
     pub fn settle(&self, until: Instant) {
@@ -215,7 +222,13 @@ impl Service {
                 let waiting = state.waiting.entry(vault).or_insert(Waiting { stamp, from: rest, rest, pause });
                 (waiting.rest, waiting.pause) = (rest, pause);
             }
-            let saved = measured.and_then(|found| me.catalog.write(|w| save(w, vault, (stamp, pruned), &found.sizes)));
+            let saved = measured.and_then(|found| {
+                me.catalog.write(|w| {
+                    // Whoever changes the vault says so first, and then forgets what was written down before.
+                    cancelled.check()?;
+                    save(w, vault, (stamp, pruned), &found.sizes)
+                })
+            });
             match saved {
                 Err(e) if e.kind != ErrorKind::Cancelled => {
                     tracing::info!(vault, "what each backup alone takes is not known yet: {e}");

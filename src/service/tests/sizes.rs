@@ -92,3 +92,25 @@ fn measuring_takes_a_hundredth_of_the_time() {
     assert!(t.unique(first).is_some());
     close(t.service);
 }
+
+#[test]
+fn what_was_measured_while_a_prune_copied_is_forgotten() {
+    let t = Timed::new("2024-01-01T00:00:00Z");
+    let first = back_up(&t.service, "data");
+    let vault = number(&t.service.get_vault("main").unwrap(), "id");
+    // It may have been written down already, a moment before: then a prune forgets it afterwards.
+    let forgotten = (1..=20).any(|hour| {
+        t.come(at(&format!("2024-01-01T{hour:02}:00:00Z")));
+        t.come(at(&format!("2024-01-01T{hour:02}:00:12Z")));
+        t.service.sizes.outdated(vault);
+        settle(&t.service);
+        let forgotten = t.unique(first).is_none();
+        back_up(&t.service, "data");
+        forgotten
+    });
+    assert!(forgotten);
+    t.measure("2024-01-02T00:00:00Z");
+    t.measure("2024-01-02T00:00:12Z");
+    assert!(t.unique(first).is_some(), "and measured again");
+    close(t.service);
+}

@@ -103,7 +103,12 @@ impl Service {
     }
 
     fn collect(&self, row: &VaultRow, open: &OpenVault, dry_run: bool, progress: &Progress) -> Result<PruneReport> {
-        vault::prune(&open.vault, &self.promised(row.id)?, row.compression.parse()?, dry_run, progress)
+        let result = vault::prune(&open.vault, &self.promised(row.id)?, row.compression.parse()?, dry_run, progress);
+        if !dry_run {
+            // Also when it failed: it may have copied some before.
+            self.sizes.outdated(row.id);
+        }
+        result
     }
 
     pub(super) fn run_prune(&self, job: &Job, dry_run: bool, progress: &Arc<Progress>) -> Result<Report> {
