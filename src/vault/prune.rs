@@ -13,7 +13,8 @@ use super::index::IndexObject;
 use super::index::run::RunPack;
 use super::mark::{Complete, Marks};
 use super::object;
-use super::pack::{PACK_BLOBS, PACK_TARGET, PackRecord};
+use super::pack::{self, PACK_BLOBS, PACK_TARGET, PackRecord};
+use super::places;
 use super::records::Tombstone;
 use super::seal::Class;
 use super::writer::{VaultWriter, stands_alone};
@@ -79,6 +80,9 @@ pub fn prune(
     // What is deleted is decided by the index, so nothing local is trusted for it.
     vault.rebuild_index()?;
     vault.look_for_packs()?;
+    if !dry_run {
+        mend(vault, progress)?;
+    }
     let marks = mark(vault, promised, progress)?;
     let index = marks.index().clone();
     let weights = weigh(&marks);
@@ -127,7 +131,7 @@ pub fn prune(
     }
     progress.check()?;
     // From here on nothing is cancelled: it is short, and its order is what keeps it safe.
-    let replaced = publish_index(vault, &gone)?;
+    let replaced = publish_index(vault, &gone, &HashMap::new())?;
     vault.refresh()?;
     // Nobody writes now, so packs that no index lists are leftovers of a crash.
     let known: HashSet<Id> = vault.index().packs().map(|pack| pack.id).collect();
@@ -143,6 +147,44 @@ pub fn prune(
     report.bytes_stored = vault.stored_size();
     report.bytes_freed = before.saturating_sub(report.bytes_stored);
     Ok(report)
+}
+
+/// Where packs are lost the index may be wrong about more: packs that it does not list are taken over, and where blobs lie is
+/// taken from packs that are there. What a pack says of itself is sealed with it.
+fn mend(vault: &Vault, progress: &Progress) -> Result<()> {
+    let lost = vault.index().lost().clone();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let there: HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
+    let own = |id: &Id| match there.get(id).map(|size| pack::read_record(&*vault.store, &vault.keys, id, *size)) {
+        Some(Err(e)) if e.kind == ErrorKind::DestinationFailed => Err(e),
+        Some(Ok(record)) => Ok(Some(record)),
+        // What does not say where its blobs are stays what it is.
+        _ => Ok(None),
+    };
+    let known: HashSet<Id> = vault.index().packs().map(|pack| pack.id).collect();
+    let strays = there.keys().filter(|id| !known.contains(id));
+    vault.publish_all(strays.filter_map(|id| own(id).transpose()).collect::<Result<_>>()?)?;
+    let index = vault.index();
+    let counts = places::counts(&index, progress)?;
+    let mut truths = HashMap::new();
+    for listed in index.packs().filter(|pack| lost.contains(&pack.id)) {
+        progress.check()?;
+        let Some(record) = own(&listed.id)? else { continue };
+        let same = (record.salt, record.class, record.size) == (listed.salt, listed.class, listed.size);
+        if !same || !places::misplaced(&index, &record, counts.get(&record.id).copied().unwrap_or(0)).is_empty() {
+            truths.insert(record.id, record);
+        }
+    }
+    if !truths.is_empty() {
+        let index = publish_index(vault, &HashSet::new(), &truths)?;
+        vault.put_tombstone(Tombstone { index: index.clone(), ..Tombstone::now() })?;
+        index.iter().try_for_each(|id| vault.store.delete(&object::key(Class::Index, id)))?;
+        vault.store.sync()?;
+    }
+    vault.refresh()?;
+    vault.look_for_packs()
 }
 
 /// Marks what backups refer to. Anything that cannot be read ends the prune: what is beneath it
@@ -275,15 +317,16 @@ fn copy_living(
     Ok(())
 }
 
-/// Publishes an index of all packs but those that are gone; answers the index objects that it
-/// replaces, which are to be deleted.
-fn publish_index(vault: &Vault, gone: &HashSet<Id>) -> Result<Vec<Id>> {
+/// Publishes an index of all packs but those that are gone, of some with what they say of themselves; answers the
+/// index objects that it replaces, which are to be deleted.
+fn publish_index(vault: &Vault, gone: &HashSet<Id>, truths: &HashMap<Id, PackRecord>) -> Result<Vec<Id>> {
     let mut old: Vec<Id> = vault.index().sources().collect();
     let mut kept: Vec<PackRecord> = Vec::new();
     let mut superseded = HashSet::new();
     for id in &old {
         let object = vault.read(|store| IndexObject::get(store, &vault.keys, id))?;
-        kept.extend(object.packs.into_iter().filter(|pack| !gone.contains(&pack.id)));
+        let packs = object.packs.into_iter().filter(|pack| !gone.contains(&pack.id));
+        kept.extend(packs.map(|pack| truths.get(&pack.id).cloned().unwrap_or(pack)));
         superseded.extend(object.supersedes);
     }
     // What a prune that was cut short had replaced and did not delete stays replaced, or it would
