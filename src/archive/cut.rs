@@ -21,7 +21,7 @@ pub const COMMON: Sizes = Sizes { min: 256 << 10, average: 1 << 20, max: 4 << 20
 
 /// Chunks of files in which something is looked for here and there: images, databases. Each is a segment of its own,
 /// so that reading a little costs a little.
-const FINE: Sizes = Sizes { min: 64 << 10, average: 256 << 10, max: 1 << 20, alone: true };
+const FINE: Sizes = Sizes { min: 128 << 10, average: 256 << 10, max: 1 << 20, alone: true };
 
 /// Files of these sizes have fine chunks. Of a larger one there would be too many to keep in memory.
 const IMAGES: std::ops::Range<u64> = 64 << 20..256 << 30;
@@ -29,11 +29,18 @@ const IMAGES: std::ops::Range<u64> = 64 << 20..256 << 30;
 /// The longest chunk.
 pub const CHUNK_MAX: usize = COMMON.max;
 
+const BUFFER: usize = CHUNK_MAX * 2 + ALIGN;
+
 impl Sizes {
     /// How a file of this size is cut.
     pub fn of(size: u64) -> Self {
         if IMAGES.contains(&size) { FINE } else { COMMON }
     }
+}
+
+/// What a [`Cutter`] reads into, or whoever needs less: what is not used takes no memory.
+pub fn buffer() -> Vec<u8> {
+    vec![0; BUFFER]
 }
 
 /// Fills as much of `buffer[have..]` as there is.
@@ -63,7 +70,7 @@ pub struct Cutter<R> {
 impl<R: Read> Cutter<R> {
     /// Cuts what `reader` gives.
     pub fn new(reader: R, sizes: Sizes, mut buffer: Vec<u8>) -> Self {
-        buffer.resize(CHUNK_MAX * 2 + ALIGN, 0);
+        buffer.resize(BUFFER, 0);
         let start = first_aligned(&buffer);
         Self { reader, sizes, buffer, start, have: start, ended: false }
     }
@@ -71,7 +78,7 @@ impl<R: Read> Cutter<R> {
     /// The next chunk, and how many bytes were read for it; none at the end.
     pub fn next(&mut self) -> Result<Option<(&[u8], u64)>> {
         let mut read = 0;
-        if self.have - self.start < CHUNK_MAX && !self.ended {
+        if self.have - self.start < self.sizes.max && !self.ended {
             // What is left ends where memory is aligned, so that what is read begins there.
             let left = self.have - self.start;
             let first = first_aligned(&self.buffer);

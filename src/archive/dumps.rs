@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::bounded;
 
-use super::cut::{COMMON, Cutter};
+use super::cut::{COMMON, Cutter, buffer};
 use super::tree::lock;
 use crate::model::{Error, Id, Progress, Result};
 use crate::source::database::{DIRECTORY, Dump};
@@ -120,7 +120,7 @@ fn stream(writer: &VaultWriter, reader: &mut impl Read, progress: &Progress) -> 
             });
         }
         drop(receiver);
-        let mut cutter = Cutter::new(reader, COMMON, Vec::new());
+        let mut cutter = Cutter::new(reader, COMMON, buffer());
         let mut cut = || -> Result<()> {
             for index in 0.. {
                 progress.check()?;

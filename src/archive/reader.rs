@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, select};
 use rustix::io::Errno;
 
 use super::cache::Key;
-use super::cut::{CHUNK_MAX, Cutter, Sizes, fill};
+use super::cut::{Cutter, Sizes, fill};
 use super::tree::{Context, Directory, lock};
 use crate::model::{Id, Result};
 use crate::source::file::{DataReader, holes, open};
@@ -28,7 +28,7 @@ const RACY: Duration = Duration::from_secs(2);
 
 /// So many small files are open ahead of the one that is read: the disk brings them while others are hashed and
 /// compressed, and has several to bring at a time.
-const AHEAD: usize = 64;
+const AHEAD: usize = 128;
 
 /// A file to read.
 #[derive(Debug)]
@@ -95,6 +95,7 @@ pub struct Worker<'a> {
     pub lane: Lane,
     pub chunks: Option<Sender<Chunk>>,
     pub received: Receiver<Chunk>,
+    /// As [`super::cut::buffer`] gives it.
     pub buffer: Vec<u8>,
 }
 
@@ -213,11 +214,13 @@ impl Worker<'_> {
         let mut items = items.into_iter();
         let mut ahead = VecDeque::with_capacity(AHEAD);
         loop {
-            let more = items.by_ref().take(AHEAD - ahead.len());
-            ahead.extend(more.map(|item| {
-                let opened = open_ahead(&item);
-                (item, opened)
-            }));
+            if ahead.len() <= AHEAD / 4 {
+                let more = items.by_ref().take(AHEAD - ahead.len());
+                ahead.extend(more.map(|item| {
+                    let opened = open_ahead(&item);
+                    (item, opened)
+                }));
+            }
             let Some((item, opened)) = ahead.pop_front() else { return Ok(()) };
             if opened.is_none() {
                 // Perhaps too many files are open; then it is not for want of these that it fails.
@@ -266,7 +269,9 @@ impl Worker<'_> {
             return Ok(None);
         }
         let holes = holes(&file, &stat)?;
-        self.buffer.resize(CHUNK_MAX * 2, 0);
+        if (self.buffer.len() as u64) < WHOLE_MAX {
+            self.buffer = super::cut::buffer();
+        }
         let mut have = 0;
         if stat.size > 0 {
             let size = usize::try_from(stat.size).unwrap_or(0);

@@ -74,7 +74,7 @@ pub fn run(
                 lane,
                 chunks: Some(chunks.clone()),
                 received: received.clone(),
-                buffer: Vec::new(),
+                buffer: super::cut::buffer(),
             };
             let queue = queue.clone();
             scope.spawn(move || worker.run(&queue));

@@ -35,7 +35,7 @@ pub(super) fn stands_alone(plain_len: u32, len: u32) -> bool {
 
 /// An index object is published when packs with this many blobs wait for one, which bounds what
 /// a backup keeps in memory.
-const INDEX_BLOBS: usize = 1 << 17;
+const INDEX_BLOBS: usize = 1 << 16;
 
 const SHARDS: usize = 16;
 const RENEW: Duration = Duration::from_secs(300);
@@ -112,8 +112,8 @@ impl VaultWriter {
             limited: pass.is_some(),
             failure: Mutex::default(),
         });
-        // One pack waits while one is stored: the bound on memory.
-        let (packs, queue) = bounded(1);
+        // None waits while one is stored: the bound on memory.
+        let (packs, queue) = bounded(0);
         let thread = std::thread::Builder::new().name("packs".into()).spawn({
             let shared = shared.clone();
             move || shared.store_packs(&queue)
@@ -307,7 +307,7 @@ impl Lane {
             return Err(Error::failed("a blob is longer than a segment may be"));
         }
         if alone || bytes.len() >= ALONE {
-            self.emit(bytes, vec![(id, len)])?;
+            self.emit(bytes, vec![(id, len)], alone)?;
         } else {
             if self.plain.len() + bytes.len() > SEGMENT_TARGET {
                 self.flush()?;
@@ -325,13 +325,14 @@ impl Lane {
         }
         let blobs = std::mem::take(&mut self.blobs);
         let plain = std::mem::take(&mut self.plain);
-        let result = self.emit(&plain, blobs);
+        let result = self.emit(&plain, blobs, false);
         self.plain = plain;
         self.plain.clear();
         result
     }
 
-    fn emit(&mut self, plain: &[u8], blobs: Vec<(Id, u32)>) -> Result<()> {
+    fn emit(&mut self, plain: &[u8], blobs: Vec<(Id, u32)>, fine: bool) -> Result<()> {
+        self.compressor.set_fine(fine)?;
         let codec = self.compressor.compress(plain, &mut self.packed)?;
         let len = u32::try_from(plain.len()).map_err(|_| Error::failed("a segment is too long"))?;
         let full = {
