@@ -13,7 +13,7 @@ use super::index::IndexObject;
 use super::index::run::RunPack;
 use super::mark::{Complete, Marks};
 use super::object;
-use super::pack::{self, PACK_BLOBS, PACK_TARGET, PackRecord};
+use super::pack::{self, PACK_BLOBS, PACK_MAX, PACK_TARGET, PackRecord};
 use super::places;
 use super::records::Tombstone;
 use super::seal::Class;
@@ -156,15 +156,15 @@ fn mend(vault: &Vault, progress: &Progress) -> Result<()> {
     if lost.is_empty() {
         return Ok(());
     }
-    let there: HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
-    let own = |id: &Id| match there.get(id).map(|size| pack::read_record(&*vault.store, &vault.keys, id, *size)) {
+    let there: HashSet<Id> = object::list(&*vault.store, Class::DataPack)?.into_iter().map(|(id, _)| id).collect();
+    let own = |id: &Id| match there.contains(id).then(|| itself(vault, id)) {
         Some(Err(e)) if e.kind == ErrorKind::DestinationFailed => Err(e),
         Some(Ok(record)) => Ok(Some(record)),
         // What does not say where its blobs are stays what it is.
         _ => Ok(None),
     };
     let known: HashSet<Id> = vault.index().packs().map(|pack| pack.id).collect();
-    let strays = there.keys().filter(|id| !known.contains(id));
+    let strays = there.iter().filter(|id| !known.contains(id));
     vault.publish_all(strays.filter_map(|id| own(id).transpose()).collect::<Result<_>>()?)?;
     let index = vault.index();
     let counts = places::counts(&index, progress)?;
@@ -185,6 +185,16 @@ fn mend(vault: &Vault, progress: &Progress) -> Result<()> {
     }
     vault.refresh()?;
     vault.look_for_packs()
+}
+
+/// What a pack says of itself, if it is the one that has this name: another in its place would hide what it held.
+fn itself(vault: &Vault, id: &Id) -> Result<PackRecord> {
+    let key = object::key(Class::DataPack, id);
+    let mut bytes = vault.store.get(&key, PACK_MAX)?;
+    if Id::of(&bytes) != *id {
+        return Err(Error::damaged(format!("{key} is not what its name says")));
+    }
+    pack::read_whole(&vault.keys, id, &mut bytes).map(|(record, _)| record)
 }
 
 /// Marks what backups refer to. Anything that cannot be read ends the prune: what is beneath it

@@ -74,6 +74,29 @@ fn missing_and_swapped_objects_are_noticed_and_named() {
     assert!(clean(&vault(dir.path())));
 }
 
+/// Two data packs, one in the place of the other: a prune, which looks for packs that the index has wrong, must not take the
+/// second name to hold what the first does, since then nobody would miss what it held.
+#[test]
+fn a_pack_in_the_place_of_another_is_not_listed_as_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = [1, 2].map(|n| back_up(&vault(dir.path()), &[("file".into(), noise(n, 300_000))]));
+    let vault = vault(dir.path());
+    let packs: Vec<_> = vault.index().packs().filter(|pack| pack.class == Class::DataPack).collect();
+    let [a, b] = [0, 1].map(|i| dir.path().join("vault").join(object::key(Class::DataPack, &packs[i].id)));
+    assert_eq!(packs.len(), 2);
+    let whole = std::fs::read(&b).unwrap();
+    std::fs::copy(&a, &b).unwrap();
+    assert!(!clean(&vault));
+    let _ = prune(&vault, &ids, Compression::default(), false, &Progress::default());
+    assert!(!clean(&vault), "what was there is still missed");
+    std::fs::write(&b, whole).unwrap();
+    let _ = clean(&vault);
+    prune(&vault, &ids, Compression::default(), false, &Progress::default()).unwrap();
+    assert!(clean(&vault));
+    assert_eq!(read_back(&vault, &ids[0])[0].1, noise(1, 300_000));
+    assert_eq!(read_back(&vault, &ids[1])[0].1, noise(2, 300_000));
+}
+
 #[test]
 fn an_object_of_another_vault_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
