@@ -23,8 +23,8 @@ pub struct Slot {
 #[derive(Debug, Default)]
 struct State {
     plain: Option<Bytes>,
-    /// Offsets of blobs whose ids were checked.
-    verified: HashSet<u32>,
+    /// Blobs whose ids were checked: id, offset and length, since an index may lie about any of them.
+    verified: HashSet<(Id, u32, u32)>,
 }
 
 impl Slot {
@@ -39,14 +39,14 @@ impl Slot {
         Ok(plain)
     }
 
-    /// Whether the blob at `offset` was checked already.
-    pub fn is_verified(&self, offset: u32) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).verified.contains(&offset)
+    /// Whether the blob `id` of `len` bytes at `offset` was checked already.
+    pub fn is_verified(&self, id: &Id, offset: u32, len: u32) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).verified.contains(&(*id, offset, len))
     }
 
-    /// Remembers that the blob at `offset` was checked.
-    pub fn set_verified(&self, offset: u32) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).verified.insert(offset);
+    /// Remembers that it was checked.
+    pub fn set_verified(&self, id: &Id, offset: u32, len: u32) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).verified.insert((*id, offset, len));
     }
 }
 

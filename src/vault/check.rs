@@ -358,7 +358,8 @@ fn check_pack(
     let misplaced = places::misplaced(index, &record, counts.get(&pack.id).copied().unwrap_or(0));
     if let Some(first) = misplaced.first() {
         let many = misplaced.len();
-        let message = format!("the index does not say where {many} of its blobs are, {first} first; a prune mends it");
+        let message =
+            format!("the index does not say where {many} of its blobs are, {first} first; a prune mends that");
         checked.problems.push((key, message));
         // They count as damaged, so that they are stored again.
         checked.damaged.extend(misplaced);

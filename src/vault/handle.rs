@@ -319,11 +319,11 @@ impl Vault {
         let end = start.saturating_add(usize::try_from(found.len).unwrap_or(usize::MAX));
         let bytes =
             segment.get(start..end).ok_or_else(|| Error::damaged(format!("the blob {id} leaves its segment")))?;
-        if !slot.is_verified(found.offset) {
+        if !slot.is_verified(id, found.offset, found.len) {
             if Id::of(bytes) != *id {
                 return Err(Error::damaged(format!("the blob {id} is not what its name says")));
             }
-            slot.set_verified(found.offset);
+            slot.set_verified(id, found.offset, found.len);
         }
         Ok(Blob { bytes: segment.slice(start..end) })
     }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::compress::Compression;
 use super::handle::Vault;
-use super::index::IndexObject;
 use super::index::run::RunPack;
+use super::index::{IndexObject, LocalIndex};
 use super::mark::{Complete, Marks};
 use super::object;
 use super::pack::{self, PACK_BLOBS, PACK_MAX, PACK_TARGET, PackRecord};
@@ -43,6 +43,8 @@ pub struct PruneReport {
     pub packs_deleted: u64,
     /// Packs whose living blobs were copied.
     pub packs_rewritten: u64,
+    /// Packs of which the index was put right.
+    pub mended: u64,
     /// Stored bytes that came back (of a dry run: about).
     pub bytes_freed: u64,
     /// Stored bytes at the end.
@@ -80,9 +82,6 @@ pub fn prune(
     // What is deleted is decided by the index, so nothing local is trusted for it.
     vault.rebuild_index()?;
     vault.look_for_packs()?;
-    if !dry_run {
-        mend(vault, progress)?;
-    }
     let marks = mark(vault, promised, progress)?;
     let index = marks.index().clone();
     let weights = weigh(&marks);
@@ -100,7 +99,9 @@ pub fn prune(
     };
     let known: HashSet<Id> = index.packs().map(|pack| pack.id).collect();
     let strays = object::list(&*vault.store, Class::DataPack)?.iter().any(|(id, _)| !known.contains(id));
-    if dry_run || (dead.is_empty() && thin.is_empty() && !strays) {
+    let truths = if dry_run { HashMap::new() } else { truths(vault, &index, progress)? };
+    report.mended = truths.len() as u64;
+    if dry_run || (dead.is_empty() && thin.is_empty() && !strays && truths.is_empty()) {
         let share = |p: &RunPack| {
             let Weight { live, all, .. } = weight(&p.id);
             if live == 0 { p.size } else { p.size / 100 * (all.saturating_sub(live) * 100 / all.max(1)) }
@@ -131,7 +132,7 @@ pub fn prune(
     }
     progress.check()?;
     // From here on nothing is cancelled: it is short, and its order is what keeps it safe.
-    let replaced = publish_index(vault, &gone, &HashMap::new())?;
+    let replaced = publish_index(vault, &gone, &truths)?;
     vault.refresh()?;
     // Nobody writes now, so packs that no index lists are leftovers of a crash.
     let known: HashSet<Id> = vault.index().packs().map(|pack| pack.id).collect();
@@ -149,42 +150,34 @@ pub fn prune(
     Ok(report)
 }
 
-/// Where packs are lost the index may be wrong about more: packs that it does not list are taken over, and where blobs lie is
-/// taken from packs that are there. What a pack says of itself is sealed with it.
-fn mend(vault: &Vault, progress: &Progress) -> Result<()> {
-    let lost = vault.index().lost().clone();
-    if lost.is_empty() {
-        return Ok(());
-    }
-    let there: HashSet<Id> = object::list(&*vault.store, Class::DataPack)?.into_iter().map(|(id, _)| id).collect();
-    let own = |id: &Id| match there.contains(id).then(|| itself(vault, id)) {
-        Some(Err(e)) if e.kind == ErrorKind::DestinationFailed => Err(e),
-        Some(Ok(record)) => Ok(Some(record)),
-        // What does not say where its blobs are stays what it is.
-        _ => Ok(None),
-    };
-    let known: HashSet<Id> = vault.index().packs().map(|pack| pack.id).collect();
-    let strays = there.iter().filter(|id| !known.contains(id));
-    vault.publish_all(strays.filter_map(|id| own(id).transpose()).collect::<Result<_>>()?)?;
-    let index = vault.index();
-    let counts = places::counts(&index, progress)?;
+/// Of lost packs that are there and whole, but not as the index has them, what they say of themselves: it is sealed with
+/// them. One that cannot be read stays as it is; so does one of which only the index knows some blob, since nobody
+/// would miss that any more.
+fn truths(vault: &Vault, index: &LocalIndex, progress: &Progress) -> Result<HashMap<Id, PackRecord>> {
     let mut truths = HashMap::new();
-    for listed in index.packs().filter(|pack| lost.contains(&pack.id)) {
+    if index.lost().is_empty() {
+        return Ok(truths);
+    }
+    let there: HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
+    let counts = places::counts(index, progress)?;
+    for listed in index.packs().filter(|pack| index.lost().contains(&pack.id) && there.contains_key(&pack.id)) {
         progress.check()?;
-        let Some(record) = own(&listed.id)? else { continue };
+        let record = match itself(vault, &listed.id) {
+            Ok(record) => record,
+            Err(e) => {
+                tracing::debug!("pack {} of vault {} stays lost: {e}", listed.id, vault.uuid());
+                continue;
+            }
+        };
         let same = (record.salt, record.class, record.size) == (listed.salt, listed.class, listed.size);
-        if !same || !places::misplaced(&index, &record, counts.get(&record.id).copied().unwrap_or(0)).is_empty() {
+        let misplaced = places::misplaced(index, &record, counts.get(&record.id).copied().unwrap_or(0));
+        let inside: HashSet<Id> = record.segments.iter().flat_map(|s| &s.blobs).map(|(id, _)| *id).collect();
+        let elsewhere = |id: &Id| index.copies(id).any(|copy| copy.pack.id != record.id);
+        if (!same || !misplaced.is_empty()) && misplaced.iter().all(|id| inside.contains(id) || elsewhere(id)) {
             truths.insert(record.id, record);
         }
     }
-    if !truths.is_empty() {
-        let index = publish_index(vault, &HashSet::new(), &truths)?;
-        vault.put_tombstone(Tombstone { index: index.clone(), ..Tombstone::now() })?;
-        index.iter().try_for_each(|id| vault.store.delete(&object::key(Class::Index, id)))?;
-        vault.store.sync()?;
-    }
-    vault.refresh()?;
-    vault.look_for_packs()
+    Ok(truths)
 }
 
 /// What a pack says of itself, if it is the one that has this name: another in its place would hide what it held.

@@ -197,27 +197,22 @@ impl Vault {
             }
         }
         recovered.packs = found.len();
-        self.publish_all(found)?;
-        for key in mine {
-            self.store.delete(&key)?;
-        }
-        self.store.sync()?;
-        Ok(recovered)
-    }
-
-    /// Publishes packs, some at a time: an index object has its limit.
-    pub(super) fn publish_all(&self, mut packs: Vec<PackRecord>) -> Result<()> {
-        while !packs.is_empty() {
+        while !found.is_empty() {
+            // Some at a time: an index object has its limit.
             let mut blobs = 0;
             let enough = |pack: &PackRecord| {
                 blobs += pack.segments.iter().map(|s| s.blobs.len()).sum::<usize>();
                 blobs >= INDEX_BLOBS
             };
-            let end = packs.iter().position(enough).map_or(packs.len(), |i| i + 1);
-            let rest = packs.split_off(end);
-            self.publish(std::mem::replace(&mut packs, rest))?;
+            let end = found.iter().position(enough).map_or(found.len(), |i| i + 1);
+            let rest = found.split_off(end);
+            self.publish(std::mem::replace(&mut found, rest))?;
         }
-        Ok(())
+        for key in mine {
+            self.store.delete(&key)?;
+        }
+        self.store.sync()?;
+        Ok(recovered)
     }
 
     /// Another machine that has a session in the vault.

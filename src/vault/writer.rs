@@ -112,7 +112,7 @@ impl VaultWriter {
             limited: pass.is_some(),
             failure: Mutex::default(),
         });
-        // None waits while one is stored: the bound on memory.
+        // While one is stored none waits but in the hands of a worker that filled it: the bound on memory.
         let (packs, queue) = bounded(0);
         let thread = std::thread::Builder::new().name("packs".into()).spawn({
             let shared = shared.clone();
@@ -307,7 +307,9 @@ impl Lane {
             return Err(Error::failed("a blob is longer than a segment may be"));
         }
         if alone || bytes.len() >= ALONE {
-            self.emit(bytes, vec![(id, len)], alone)?;
+            // Of small chunks that stand alone; a prune copies larger ones that do as well.
+            let fine = alone && self.class == Class::DataPack && bytes.len() < ALONE;
+            self.emit(bytes, vec![(id, len)], fine)?;
         } else {
             if self.plain.len() + bytes.len() > SEGMENT_TARGET {
                 self.flush()?;

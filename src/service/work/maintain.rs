@@ -59,7 +59,7 @@ impl Service {
                 match self.collect(&vault, &open, false, progress) {
                     Ok(report) => {
                         result = pruned(&report);
-                        rewrote = report.packs_rewritten > 0;
+                        rewrote = report.packs_rewritten > 0 || report.mended > 0;
                         space = Some(vault.id);
                     }
                     // The backup is gone all the same; its space comes back with the next prune.
@@ -126,7 +126,7 @@ impl Service {
         };
         let mut result = pruned(&report);
         result.insert("dry_run".into(), dry_run.into());
-        let (now, rewrote) = (self.now(), report.packs_rewritten > 0);
+        let (now, rewrote) = (self.now(), report.packs_rewritten > 0 || report.mended > 0);
         if !dry_run {
             self.mirrors_behind(row.id);
         }

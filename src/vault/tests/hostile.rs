@@ -98,11 +98,12 @@ fn an_index_that_misplaces_blobs_gives_no_wrong_byte() {
         assert!(refused > 0, "{what}");
         let report = verify(&vault, &[], true, &Progress::default()).unwrap();
         assert!(report.problem_count > 0 && report.damaged_backups == [id], "{what}: {report:?}");
-        // A prune believes what packs say of themselves; what was found is stored again besides.
-        let copy = tempfile::tempdir().unwrap();
-        let copied = std::process::Command::new("cp").arg("-a").arg(dir.path()).arg(copy.path().join("all")).status();
-        assert!(copied.unwrap().success());
-        {
+        // A prune believes what packs say of themselves, where they are; what was found is stored again besides.
+        if what != "another pack" {
+            let copy = tempfile::tempdir().unwrap();
+            let copied =
+                std::process::Command::new("cp").arg("-a").arg(dir.path()).arg(copy.path().join("all")).status();
+            assert!(copied.unwrap().success());
             let vault = self::vault(&copy.path().join("all"));
             prune(&vault, &[id], Compression::default(), true, &Progress::default()).unwrap();
             assert!(verify(&vault, &[], true, &Progress::default()).unwrap().problem_count > 0, "{what}: a dry run");
