@@ -151,16 +151,16 @@ pub fn prune(
 }
 
 /// Of lost packs that are there and whole, but not as the index has them, what they say of themselves: it is sealed with
-/// them. One that cannot be read stays as it is; so does one of which only the index knows some blob, since nobody
-/// would miss that any more.
+/// them. One that cannot be read stays as it is; so does one that has not some blob which the index places there and in no
+/// pack that is not lost, since nobody would miss that any more.
 fn truths(vault: &Vault, index: &LocalIndex, progress: &Progress) -> Result<HashMap<Id, PackRecord>> {
     let mut truths = HashMap::new();
     if index.lost().is_empty() {
         return Ok(truths);
     }
-    let there: HashMap<Id, u64> = object::list(&*vault.store, Class::DataPack)?.into_iter().collect();
+    let there: HashSet<Id> = object::list(&*vault.store, Class::DataPack)?.into_iter().map(|(id, _)| id).collect();
     let counts = places::counts(index, progress)?;
-    for listed in index.packs().filter(|pack| index.lost().contains(&pack.id) && there.contains_key(&pack.id)) {
+    for listed in index.packs().filter(|pack| index.lost().contains(&pack.id) && there.contains(&pack.id)) {
         progress.check()?;
         let record = match itself(vault, &listed.id) {
             Ok(record) => record,
@@ -172,7 +172,7 @@ fn truths(vault: &Vault, index: &LocalIndex, progress: &Progress) -> Result<Hash
         let same = (record.salt, record.class, record.size) == (listed.salt, listed.class, listed.size);
         let misplaced = places::misplaced(index, &record, counts.get(&record.id).copied().unwrap_or(0));
         let inside: HashSet<Id> = record.segments.iter().flat_map(|s| &s.blobs).map(|(id, _)| *id).collect();
-        let elsewhere = |id: &Id| index.copies(id).any(|copy| copy.pack.id != record.id);
+        let elsewhere = |id: &Id| index.copies(id).any(|copy| !index.lost().contains(&copy.pack.id));
         if (!same || !misplaced.is_empty()) && misplaced.iter().all(|id| inside.contains(id) || elsewhere(id)) {
             truths.insert(record.id, record);
         }
